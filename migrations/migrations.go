@@ -1,0 +1,149 @@
+// Package migrations holds the schemas of both databases and applies them.
+//
+// Migrations are numbered and only go forward. Applying them is safe when several programs do so at once: the whole of it
+// happens under one Postgres advisory lock, the ClickHouse part too, since ClickHouse has no lock of its own.
+package migrations
+
+import (
+	"context"
+	"database/sql"
+	"embed"
+	"errors"
+	"fmt"
+	"io/fs"
+
+	"github.com/ClickHouse/clickhouse-go/v2"
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/stdlib"
+	"github.com/pressly/goose/v3"
+	"github.com/pressly/goose/v3/database"
+)
+
+//go:embed postgres/*.sql clickhouse/*.sql
+var files embed.FS
+
+// The tables of applied migrations. They have names of our own because the service that owns the database may use goose too.
+const (
+	postgresVersions   = "sluicebox.schema_version"
+	clickHouseVersions = "sluicebox_schema_version"
+)
+
+// advisoryLock is the key of the Postgres advisory lock that migrating takes: "sluicebx" in ASCII.
+const advisoryLock int64 = 0x736c756963656278
+
+// ErrNewer says that a database was migrated by a later release than this one, which can't know what it would break there.
+var ErrNewer = errors.New("the database schema is newer than this program")
+
+// Applied is one migration that was applied.
+type Applied struct {
+	Database string // postgres or clickhouse
+	Name     string // file name
+}
+
+// Apply brings both databases to the schema of this program and returns what it did, in order. It waits for another
+// migrating program, bounded by ctx. A database with a newer schema gives [ErrNewer] and is left alone.
+func Apply(ctx context.Context, postgresURL, clickHouseURL string) ([]Applied, error) {
+	return locked(ctx, postgresURL, func(db *sql.DB) ([]Applied, error) {
+		options, err := clickhouse.ParseDSN(clickHouseURL)
+		if err != nil {
+			return nil, fmt.Errorf("parse the ClickHouse URL: %w", err)
+		}
+		ch := clickhouse.OpenDB(options)
+		defer func() { _ = ch.Close() }()
+		if err := ch.PingContext(ctx); err != nil {
+			return nil, fmt.Errorf("connect to ClickHouse: %w", err)
+		}
+
+		done, err := up(ctx, db, goose.DialectPostgres, "postgres", postgresVersions)
+		if err != nil {
+			return done, err
+		}
+		more, err := up(ctx, ch, goose.DialectClickHouse, "clickhouse", clickHouseVersions)
+		return append(done, more...), err
+	})
+}
+
+// Postgres is [Apply] for the Postgres side alone: all that a service needs which only writes events.
+func Postgres(ctx context.Context, url string) ([]Applied, error) {
+	return locked(ctx, url, func(db *sql.DB) ([]Applied, error) {
+		return up(ctx, db, goose.DialectPostgres, "postgres", postgresVersions)
+	})
+}
+
+// PostgresVersion is the schema version that a database has (0: none) and the one this program wants.
+func PostgresVersion(ctx context.Context, conn interface {
+	QueryRow(ctx context.Context, sql string, args ...any) pgx.Row
+},
+) (has, wants int64, err error) {
+	names, err := fs.Glob(files, "postgres/*.sql")
+	if err != nil {
+		return 0, 0, fmt.Errorf("list migrations: %w", err)
+	}
+	for _, name := range names {
+		version, err := goose.NumericComponent(name)
+		if err != nil {
+			return 0, 0, fmt.Errorf("migration %s: %w", name, err)
+		}
+		wants = max(wants, version)
+	}
+	var exists bool
+	if err := conn.QueryRow(ctx, `SELECT to_regclass($1) IS NOT NULL`, postgresVersions).Scan(&exists); err != nil || !exists {
+		return 0, wants, err
+	}
+	err = conn.QueryRow(ctx, `SELECT coalesce(max(version_id), 0) FROM `+postgresVersions+` WHERE is_applied`).Scan(&has)
+	return has, wants, err
+}
+
+// locked runs do while this session alone holds the right to migrate.
+func locked(ctx context.Context, url string, do func(*sql.DB) ([]Applied, error)) ([]Applied, error) {
+	config, err := pgx.ParseConfig(url)
+	if err != nil {
+		return nil, fmt.Errorf("parse the Postgres URL: %w", err)
+	}
+	db := stdlib.OpenDB(*config)
+	defer func() { _ = db.Close() }()
+
+	conn, err := db.Conn(ctx)
+	if err != nil {
+		return nil, fmt.Errorf("connect to Postgres: %w", err)
+	}
+	defer func() { _ = conn.Close() }() // with the pool this ends the session, and with it the lock
+	if _, err := conn.ExecContext(ctx, `SELECT pg_advisory_lock($1)`, advisoryLock); err != nil {
+		return nil, fmt.Errorf("wait for another migration to end: %w", err)
+	}
+	if _, err := conn.ExecContext(ctx, `CREATE SCHEMA IF NOT EXISTS sluicebox`); err != nil {
+		return nil, fmt.Errorf("create schema sluicebox: %w", err)
+	}
+	return do(db)
+}
+
+func up(ctx context.Context, db *sql.DB, dialect goose.Dialect, folder, versions string) ([]Applied, error) {
+	sources, err := fs.Sub(files, folder)
+	if err != nil {
+		return nil, fmt.Errorf("open migrations: %w", err)
+	}
+	store, err := database.NewStore(database.Dialect(dialect), versions)
+	if err != nil {
+		return nil, fmt.Errorf("open the table of %s migrations: %w", folder, err)
+	}
+	provider, err := goose.NewProvider("", db, sources, goose.WithStore(store), goose.WithDisableGlobalRegistry(true))
+	if err != nil {
+		return nil, fmt.Errorf("read %s migrations: %w", folder, err)
+	}
+	has, wants, err := provider.GetVersions(ctx)
+	if err != nil {
+		return nil, fmt.Errorf("read the version of the %s schema: %w", folder, err)
+	}
+	if has > wants {
+		return nil, fmt.Errorf("%w: %s has version %d, this program knows %d", ErrNewer, folder, has, wants)
+	}
+	results, err := provider.Up(ctx)
+	done := make([]Applied, 0, len(results))
+	for _, result := range results {
+		done = append(done, Applied{Database: folder, Name: result.Source.Path})
+	}
+	if err != nil {
+		return done, fmt.Errorf("migrate %s: %w", folder, err)
+	}
+	return done, nil
+}
