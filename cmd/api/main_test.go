@@ -1,0 +1,98 @@
+package main
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"net"
+	"os"
+	"os/exec"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+)
+
+// TestMain lets the test program be the program, so that exit codes and signals are the real ones.
+func TestMain(m *testing.M) {
+	if os.Getenv("RUN_MAIN") != "" {
+		main()
+	}
+	m.Run()
+}
+
+func program(t *testing.T, environ ...string) *exec.Cmd {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	t.Cleanup(cancel)
+	cmd := exec.CommandContext(ctx, os.Args[0])
+	cmd.Env = append([]string{"RUN_MAIN=1"}, environ...)
+	return cmd
+}
+
+// nowhere is a database that refuses connections: nothing listens on port 1.
+const nowhere = "DATABASE_URL=postgres://user:canary@127.0.0.1:1/db"
+
+func TestExitCodes(t *testing.T) {
+	t.Parallel()
+	taken, err := new(net.ListenConfig).Listen(t.Context(), "tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = taken.Close() }()
+	for name, test := range map[string]struct {
+		environ []string
+		code    int
+		stderr  []string
+	}{
+		"bad settings are all listed": {
+			[]string{"API_ADR=x", "API_ADDR=:80", "LOG_LEVEL=loud", "CDC_NONSENSE=1"},
+			2,
+			[]string{"API_ADR: unknown setting, did you mean API_ADDR?", "LOG_LEVEL: ", "DATABASE_URL: required", "API_ADDR: not a loopback address"},
+		},
+		"a taken port is told with the setting that chooses another": {
+			[]string{nowhere, "API_ADDR=" + taken.Addr().String()}, 1, []string{"address already in use", "hint: API_ADDR"},
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			cmd := program(t, test.environ...)
+			var stderr bytes.Buffer
+			cmd.Stderr = &stderr
+			_ = cmd.Run()
+			if code := cmd.ProcessState.ExitCode(); code != test.code {
+				t.Errorf("exit code %d, want %d", code, test.code)
+			}
+			for _, want := range test.stderr {
+				if !strings.Contains(stderr.String(), want) {
+					t.Errorf("no %q in\n%s", want, stderr.String())
+				}
+			}
+			if text := stderr.String(); strings.Contains(text, "canary") || strings.Contains(text, "goroutine ") {
+				t.Errorf("a secret or a stack trace in\n%s", text)
+			}
+		})
+	}
+}
+
+func TestASignalIsACleanEnd(t *testing.T) {
+	t.Parallel()
+	cmd := program(t, nowhere, "API_ADDR=127.0.0.1:0")
+	stderr, err := cmd.StderrPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	lines := bufio.NewScanner(stderr)
+	for lines.Scan() {
+		if strings.Contains(lines.Text(), `"serving"`) {
+			if err := cmd.Process.Signal(syscall.SIGTERM); err != nil {
+				t.Error(err)
+			}
+		}
+	}
+	if err := cmd.Wait(); err != nil {
+		t.Error(err)
+	}
+}

@@ -1,0 +1,194 @@
+package api
+
+import (
+	"bytes"
+	"context"
+	"crypto/rand"
+	"crypto/sha256"
+	"crypto/subtle"
+	"fmt"
+	"io"
+	"mime"
+	"net/http"
+	"runtime/debug"
+	"strings"
+	"time"
+
+	"github.com/danielgtaylor/huma/v2"
+	"github.com/go-chi/chi/v5"
+	"github.com/go-chi/chi/v5/middleware"
+	"github.com/rs/zerolog"
+)
+
+const (
+	// requestTimeout bounds all work for one request. A client that has waited so long has given up.
+	requestTimeout = 10 * time.Second
+	// bodyTimeout bounds how long a body may take to arrive, so that slow clients do not pile up.
+	bodyTimeout = 10 * time.Second
+	// maxBody, in bytes, is many times the largest valid body.
+	maxBody = 64 << 10
+)
+
+// record is what is known of a request for its line in the log.
+type record struct {
+	err   error
+	stack []byte
+}
+
+type recordKey struct{}
+
+// note keeps the error for the line in the log if somebody has to look into it.
+func note(ctx context.Context, p *huma.ErrorModel, err error) {
+	if rec, ok := ctx.Value(recordKey{}).(*record); ok && p.Status >= http.StatusInternalServerError {
+		rec.err = err
+	}
+}
+
+// observe counts and logs each request, once, with the route and not the path: paths and bodies may hold personal data.
+func observe(log zerolog.Logger, meters *meters) func(http.Handler) http.Handler {
+	return func(next http.Handler) http.Handler {
+		return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			start := time.Now()
+			rec := &record{}
+			id := requestID(r.Header.Get("X-Request-Id"))
+			w.Header().Set("X-Request-Id", id)
+			wrapped := middleware.NewWrapResponseWriter(w, r.ProtoMajor)
+			meters.inFlight.Inc()
+			defer meters.inFlight.Dec()
+
+			next.ServeHTTP(wrapped, r.WithContext(context.WithValue(r.Context(), recordKey{}, rec)))
+
+			route, status, took := routeOf(r), max(wrapped.Status(), http.StatusOK), time.Since(start)
+			meters.observe(r.Method, route, status, took)
+			event := log.WithLevel(level(route, status)).Str("method", methodLabel(r.Method)).Str("route", route).Int("status", status).
+				Dur("took", took).Int("bytes", wrapped.BytesWritten()).Str("request_id", id)
+			if rec.err != nil {
+				event.Err(rec.err)
+			}
+			if rec.stack != nil {
+				event.Bytes("stack", rec.stack)
+			}
+			event.Msg("request")
+		})
+	}
+}
+
+func routeOf(r *http.Request) string {
+	if route := chi.RouteContext(r.Context()).RoutePattern(); route != "" {
+		return route
+	}
+	return "none"
+}
+
+// level keeps the probes of orchestrators out of the log unless they fail.
+func level(route string, status int) zerolog.Level {
+	switch {
+	case status >= http.StatusInternalServerError:
+		return zerolog.ErrorLevel
+	case route == "/livez", route == "/healthz", route == "/readyz", route == "/metrics":
+		return zerolog.DebugLevel
+	default:
+		return zerolog.InfoLevel
+	}
+}
+
+// requestID returns the id that a proxy gave, if it is one, or a new one.
+func requestID(given string) string {
+	const letters = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-_."
+	if given != "" && len(given) <= 64 && strings.Trim(given, letters) == "" {
+		return given
+	}
+	return rand.Text()
+}
+
+// recoverPanic answers 500 after a panic; the stack goes to the log.
+func recoverPanic(next http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		defer func() {
+			reason := recover()
+			if reason == nil {
+				return
+			}
+			if reason == http.ErrAbortHandler { //nolint:errorlint // net/http compares it like this too
+				panic(reason)
+			}
+			err := fmt.Errorf("panic: %v", reason)
+			if rec, ok := r.Context().Value(recordKey{}).(*record); ok {
+				rec.err, rec.stack = err, debug.Stack()
+			}
+			if wrapped, ok := w.(middleware.WrapResponseWriter); !ok || wrapped.Status() == 0 {
+				fail(w, r, err)
+			}
+		}()
+		next.ServeHTTP(w, r)
+	})
+}
+
+// secureHeaders tells browsers and caches to do nothing with an answer but hand it over.
+func secureHeaders(next http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		h := w.Header()
+		h.Set("Cache-Control", "no-store")
+		h.Set("Content-Security-Policy", "default-src 'none'; frame-ancestors 'none'")
+		h.Set("Referrer-Policy", "no-referrer")
+		h.Set("X-Content-Type-Options", "nosniff")
+		next.ServeHTTP(w, r)
+	})
+}
+
+func limitTime(next http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		ctx, cancel := context.WithTimeout(r.Context(), requestTimeout)
+		defer cancel()
+		next.ServeHTTP(w, r.WithContext(ctx))
+	})
+}
+
+// requireKey lets only requests with one of the keys pass; all of them if there are no keys. Hashes are compared, each time all of
+// them, so that the time it takes tells nothing about a key, not even its length.
+func requireKey(keys []string) func(http.Handler) http.Handler {
+	hashes := make([][sha256.Size]byte, len(keys))
+	for i, key := range keys {
+		hashes[i] = sha256.Sum256([]byte(key))
+	}
+	return func(next http.Handler) http.Handler {
+		return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			scheme, key, _ := strings.Cut(r.Header.Get("Authorization"), " ")
+			given, match := sha256.Sum256([]byte(key)), 0
+			for _, hash := range hashes {
+				match |= subtle.ConstantTimeCompare(hash[:], given[:])
+			}
+			if len(hashes) > 0 && (match == 0 || !strings.EqualFold(scheme, "Bearer")) {
+				fail(w, r, errUnauthorized)
+				return
+			}
+			next.ServeHTTP(w, r)
+		})
+	}
+}
+
+// readBody reads the body of a POST before huma does, which would answer 500 to a client that breaks off.
+//
+// Only application/json is taken. Web pages of other sites can send anything else without asking, also to a loopback address.
+func readBody(next http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if r.Method != http.MethodPost {
+			next.ServeHTTP(w, r)
+			return
+		}
+		if media, _, err := mime.ParseMediaType(r.Header.Get("Content-Type")); err != nil || media != "application/json" {
+			fail(w, r, errMediaType)
+			return
+		}
+		control := http.NewResponseController(w)
+		_ = control.SetReadDeadline(time.Now().Add(bodyTimeout)) // not supported by recorders of tests
+		body, err := io.ReadAll(http.MaxBytesReader(w, r.Body, maxBody))
+		if err != nil {
+			fail(w, r, bodyError(err))
+			return
+		}
+		_ = control.SetReadDeadline(time.Time{}) // a deadline that passes later would cancel the request
+		r.Body = io.NopCloser(bytes.NewReader(body))
+		next.ServeHTTP(w, r)
+	})
+}

@@ -1,0 +1,111 @@
+package api
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	stdlog "log"
+	"net"
+	"net/http"
+	"sync"
+	"time"
+
+	"github.com/jackc/pgx/v5/pgxpool"
+	"github.com/rs/zerolog"
+
+	"github.com/sluicebox/sluicebox/internal/cli"
+)
+
+const (
+	// headerTimeout and maxHeader, in bytes, are far above what a client needs that is not an attacker.
+	headerTimeout = 5 * time.Second
+	maxHeader     = 16 << 10
+	// ioTimeout is above headerTimeout, bodyTimeout and requestTimeout together, which are the ones meant to end a request.
+	ioTimeout = 30 * time.Second
+	// idleTimeout is above the 60 s after which common proxies close their side, so that they never send into a closed connection.
+	idleTimeout = 75 * time.Second
+	// drainTimeout is above requestTimeout, and below the 30 s that orchestrators wait before they kill.
+	drainTimeout = 15 * time.Second
+	// connectTimeout bounds a connection attempt, unless the URL says so itself. The default of the driver is minutes.
+	connectTimeout = 5 * time.Second
+)
+
+// Open returns a pool on the database of the settings, and looks whether the database has what the service needs.
+//
+// What only an operator can mend, like a missing table or a wrong password, is an error with [cli.CodePreflight]. That Postgres
+// does not answer is none: it may come back without anybody starting this service again.
+func Open(ctx context.Context, s Settings, log zerolog.Logger) (*pgxpool.Pool, error) {
+	config, err := pgxpool.ParseConfig(string(s.DatabaseURL))
+	if err != nil {
+		return nil, errors.New("parse DATABASE_URL: not a Postgres URL")
+	}
+	if config.ConnConfig.ConnectTimeout == 0 || config.ConnConfig.ConnectTimeout > time.Minute {
+		config.ConnConfig.ConnectTimeout = connectTimeout
+	}
+	if config.ConnConfig.RuntimeParams["application_name"] == "" {
+		config.ConnConfig.RuntimeParams["application_name"] = "sluicebox api"
+	}
+	pool, err := pgxpool.NewWithConfig(ctx, config)
+	if err != nil {
+		return nil, fmt.Errorf("open pool: %w", err)
+	}
+	err = check(ctx, pool)
+	var state unready
+	switch {
+	case err == nil:
+	case errors.As(err, &state) && state.hint != "":
+		pool.Close()
+		return nil, &cli.Exit{Code: cli.CodePreflight, Err: err, Hint: state.hint}
+	case ctx.Err() != nil:
+		pool.Close()
+		return nil, ctx.Err()
+	default:
+		log.Warn().Err(err).Msg("the database is not ready; serving without it until it is")
+	}
+	return pool, nil
+}
+
+// Serve answers requests on the listener until ctx is cancelled, and then lets those that have begun come to their end, for at most
+// 15 seconds. It closes the listener.
+func (a *API) Serve(ctx context.Context, listener net.Listener) error {
+	server := &http.Server{
+		Handler:           a,
+		ReadHeaderTimeout: headerTimeout,
+		ReadTimeout:       ioTimeout,
+		WriteTimeout:      ioTimeout,
+		IdleTimeout:       idleTimeout,
+		MaxHeaderBytes:    maxHeader,
+		ErrorLog:          stdlog.New(a.log, "", 0),
+		BaseContext:       func(net.Listener) context.Context { return context.WithoutCancel(ctx) },
+	}
+	running, stop := context.WithCancel(ctx)
+	var background sync.WaitGroup
+	background.Go(func() { a.expireAlways(running) })
+	defer background.Wait()
+	defer stop()
+
+	served := make(chan error, 1)
+	go func() { served <- server.Serve(listener) }()
+	a.log.Info().Str("addr", listener.Addr().String()).Msg("serving")
+	select {
+	case err := <-served:
+		return fmt.Errorf("serve: %w", err)
+	case <-ctx.Done():
+	}
+
+	a.log.Info().Msg("stopping: no new requests, those that have begun come to their end")
+	drain, cancel := context.WithTimeout(context.WithoutCancel(ctx), drainTimeout)
+	defer cancel()
+	err := server.Shutdown(drain)
+	if err != nil {
+		_ = server.Close() // what it could say is that connections are broken, which is what is wanted
+	}
+	if ended := <-served; err == nil && !errors.Is(ended, http.ErrServerClosed) {
+		return fmt.Errorf("serve: %w", ended)
+	}
+	if err != nil {
+		return fmt.Errorf("drain: requests were cut off: %w", err)
+	}
+	a.log.Info().Msg("stopped")
+	return nil
+}

@@ -1,0 +1,68 @@
+package api_test
+
+import (
+	"bytes"
+	"reflect"
+	"strings"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/sluicebox/sluicebox/internal/api"
+	"github.com/sluicebox/sluicebox/internal/cli"
+)
+
+func parse(args []string, environ ...string) (s api.Settings, err error) {
+	program := cli.Program{Name: "api", Prefix: "API_", Args: append([]string{}, args...), Environ: append([]string{"DATABASE_URL=postgres://h/db"}, environ...), Stdout: &bytes.Buffer{}}
+	_, err = program.Parse(&s)
+	return s, err
+}
+
+func TestSettings(t *testing.T) {
+	t.Parallel()
+	got, err := parse(nil)
+	want := api.Settings{DatabaseURL: "postgres://h/db", Addr: "127.0.0.1:8080", Environment: "development", Log: cli.Log{LogLevel: "info", LogFormat: "json"}}
+	if diff := cmp.Diff(want, got); diff != "" || err != nil {
+		t.Errorf("error %v; settings (-want +got):\n%s", err, diff)
+	}
+	if _, err := parse(nil, "API_ADDR=0.0.0.0:80", "API_KEYS=one,two"); err != nil {
+		t.Error(err)
+	}
+}
+
+func TestBadSettings(t *testing.T) {
+	t.Parallel()
+	for name, test := range map[string]struct {
+		environ []string
+		want    string
+	}{
+		"open to everybody":      {[]string{"API_ADDR=:80"}, "API_ADDR: not a loopback address, so that anybody could use the service; set API_KEYS"},
+		"an empty key":           {[]string{"API_KEYS=one,,two"}, "API_KEYS: a key is empty, or has a character that a bearer token cannot have"},
+		"a key with a space":     {[]string{"API_KEYS=one, two"}, "API_KEYS: a key is empty, or has a character that a bearer token cannot have"},
+		"a blank environment":    {[]string{"ENVIRONMENT= "}, "ENVIRONMENT: must not be blank"},
+		"a database of nonsense": {[]string{"DATABASE_URL=mysql//canary"}, "DATABASE_URL: not a Postgres URL such as postgres://user:password@host:5432/database"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			if _, err := parse(nil, test.environ...); err == nil || !strings.HasSuffix(err.Error(), "1 setting is wrong\n  "+test.want) {
+				t.Errorf("error %v, want %s", err, test.want)
+			}
+		})
+	}
+}
+
+func TestFlagsAreNamedLikeTheirVariables(t *testing.T) {
+	t.Parallel()
+	for _, structure := range []reflect.Type{reflect.TypeFor[api.Settings](), reflect.TypeFor[cli.Log]()} {
+		for field := range structure.Fields() {
+			env := field.Tag.Get("env")
+			if env == "" {
+				continue
+			}
+			flag := "--" + strings.ToLower(strings.ReplaceAll(strings.TrimPrefix(env, "API_"), "_", "-"))
+			if _, err := parse([]string{flag + "=nonsense"}); err != nil && strings.Contains(err.Error(), "unknown flag") {
+				t.Errorf("%s: %v", env, err)
+			}
+		}
+	}
+}
