@@ -1,0 +1,88 @@
+// Package batch gathers rows of the outbox into batches, the unit in which they are delivered.
+//
+// A batch becomes one block, in one partition of ClickHouse, under one deduplication token: that is what makes its insert
+// atomic and repeatable (FACTS C3, C4, C5). The package also holds the words that the ledger, the sink and the pipeline
+// share about a batch: what it is, and in which ways writing it can fail.
+package batch
+
+import (
+	"time"
+
+	"github.com/sluicebox/sluicebox/outbox"
+)
+
+// Cause is what sealed a batch.
+type Cause string
+
+// The causes, in the order in which they are looked at.
+const (
+	ByPartition Cause = "partition" // the next row belongs to another partition of ClickHouse
+	ByBytes     Cause = "bytes"
+	ByRows      Cause = "rows"
+	ByDelay     Cause = "delay"
+	ByDrain     Cause = "drain" // the daemon shuts down, or a backfill is at its end
+	ByRecovery  Cause = "recovery"
+)
+
+// Rejected is a row that ClickHouse can never take. It goes to the quarantine, its neighbours are delivered.
+type Rejected struct {
+	ID       int64
+	Position outbox.Position
+	Reason   string
+}
+
+// Batch is a run of rows, contiguous in commit order.
+type Batch struct {
+	// Rows are what is sent, in commit order. They are all of IDs, unless some were found delivered already.
+	Rows []outbox.Row
+	// IDs are the rows that settling marks.
+	IDs      []int64
+	Rejected []Rejected
+
+	Bytes     int             // size of Rows, as [Size] counts
+	End       outbox.Position // of the last row, rejected ones included
+	AckLSN    uint64          // may be acknowledged once this batch is settled; 0: no commit ends in it
+	Partition int             // YYYYMM of the event times, UTC; 0: there are no Rows
+	SealedBy  Cause
+
+	// What planning adds.
+	Seq      int64
+	Token    string
+	Deadline time.Time // on ClickHouse's clock; zero: the table has no deadline constraint
+}
+
+// Size is what a row counts towards the limit of bytes: its texts and a fixed share for the rest.
+func Size(r *outbox.Row) int {
+	const fixed = 64 // ids, times, positions and slice headers
+	return len(r.Context) + len(r.Type) + len(r.Environment) + len(r.TraceContext) + fixed
+}
+
+// Partition is the ClickHouse partition of an event time: toYYYYMM(t), in UTC.
+func Partition(t time.Time) int {
+	t = t.UTC()
+	return t.Year()*100 + int(t.Month())
+}
+
+// Event times that a DateTime64(6) column holds in every supported version and that the client encodes exactly.
+// Beyond them values wrap without a word (FACTS C11), so such rows are rejected.
+//
+//nolint:gochecknoglobals // constants of a type that can't be constant
+var (
+	minTime = time.Date(1900, 1, 1, 0, 0, 0, 0, time.UTC)
+	maxTime = time.Date(2262, 4, 11, 0, 0, 0, 0, time.UTC)
+)
+
+// reject says why a row can never be delivered; empty: it can.
+func reject(r *outbox.Row) string {
+	switch {
+	case r.Invalid != "":
+		return r.Invalid
+	case r.ID < 0:
+		return "id is negative; event_log.id holds 0 and up"
+	case r.Time.Before(minTime) || !r.Time.Before(maxTime):
+		return "event_date_time is outside of 1900-01-01 to 2262-04-10, what ClickHouse's DateTime64(6) can hold"
+	case r.MetadataVersion < 0:
+		return "metadata_version is negative; event_log.metadata_version holds 0 and up"
+	}
+	return ""
+}

@@ -1,0 +1,91 @@
+package batch
+
+import (
+	"time"
+
+	"github.com/sluicebox/sluicebox/outbox"
+)
+
+// Limits say when a batch is sealed: whichever is reached first.
+type Limits struct {
+	Rows  int           // 1 to 1 000 000: ClickHouse cuts blocks at 1 048 449 rows, and a cut block is not atomic (FACTS C4)
+	Bytes int           // at most 128 MiB: ClickHouse cuts blocks at 256 MB
+	Delay time.Duration // age of the oldest row
+}
+
+// Builder gathers rows into the next batch. The zero value is not usable; see [NewBuilder].
+type Builder struct {
+	limits Limits
+	next   Batch
+	since  time.Time
+}
+
+// NewBuilder makes an empty builder.
+func NewBuilder(limits Limits) *Builder {
+	return &Builder{limits: limits}
+}
+
+// Len is the number of rows gathered, rejected ones included.
+func (b *Builder) Len() int { return len(b.next.Rows) + len(b.next.Rejected) }
+
+// Due is when the batch must be sealed by age. Only meaningful while Len is not 0.
+func (b *Builder) Due() time.Time { return b.since.Add(b.limits.Delay) }
+
+// Before says whether the batch must be sealed before a row is added, and why; empty: it need not.
+func (b *Builder) Before(r *outbox.Row) Cause {
+	if len(b.next.Rows) == 0 || reject(r) != "" {
+		return ""
+	}
+	if Partition(r.Time) != b.next.Partition {
+		return ByPartition
+	}
+	if b.next.Bytes+Size(r) > b.limits.Bytes {
+		return ByBytes
+	}
+	return ""
+}
+
+// Add adds a row; the caller has sealed the batch if [Builder.Before] asked for it. A row that is larger than the limit of
+// bytes gets a batch of its own.
+func (b *Builder) Add(r *outbox.Row) {
+	if b.Len() == 0 {
+		b.since = time.Now()
+	}
+	b.next.End = r.Position
+	if reason := reject(r); reason != "" {
+		b.next.Rejected = append(b.next.Rejected, Rejected{ID: r.ID, Position: r.Position, Reason: reason})
+		return
+	}
+	if len(b.next.Rows) == 0 {
+		b.next.Partition = Partition(r.Time)
+	}
+	b.next.Rows = append(b.next.Rows, *r)
+	b.next.IDs = append(b.next.IDs, r.ID)
+	b.next.Bytes += Size(r)
+}
+
+// Full says whether the batch must be sealed now, and why; empty: it need not.
+func (b *Builder) Full() Cause {
+	switch {
+	case b.Len() >= b.limits.Rows:
+		return ByRows
+	case b.next.Bytes >= b.limits.Bytes:
+		return ByBytes
+	}
+	return ""
+}
+
+// Commit notes that all rows of a transaction are in this batch or an earlier one: lsn may be acknowledged once this one is
+// settled.
+func (b *Builder) Commit(lsn uint64) { b.next.AckLSN = lsn }
+
+// Seal returns what was gathered and starts anew.
+func (b *Builder) Seal(cause Cause) *Batch {
+	sealed := b.next
+	sealed.SealedBy = cause
+	b.next = Batch{
+		Rows: make([]outbox.Row, 0, min(len(sealed.Rows), b.limits.Rows)),
+		IDs:  make([]int64, 0, min(len(sealed.IDs), b.limits.Rows)),
+	}
+	return &sealed
+}

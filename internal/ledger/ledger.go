@@ -1,0 +1,167 @@
+// Package ledger is the Postgres side of delivery: who leads (epoch), what is about to be sent (planned batches), what was
+// delivered (marks and position). It is what makes a crash at any instruction harmless.
+//
+//	Lead ──▶ Plan ──▶ (sink writes) ──▶ Settle ──▶ (replication acknowledges)
+//	 epoch+1   stores ids,               marks the rows,
+//	           token, position           advances the position, closes the batch
+//
+// Each step is one statement that updates the stream's row WHERE epoch = mine. A daemon that was paused while another took
+// over finds 0 rows and gets [ErrFenced]. It is the update that fences: FOR KEY SHARE does not stop a stale writer (FACTS P12).
+// No transaction is ever left open across code of ours, since a paused process would then block its successor.
+package ledger
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/jackc/pglogrepl"
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
+	"github.com/jackc/pgx/v5/pgxpool"
+
+	"github.com/sluicebox/sluicebox/outbox"
+)
+
+// ErrFenced says that another daemon has taken the stream since. Whoever gets it must stop.
+var ErrFenced = errors.New("another daemon has taken over this stream")
+
+// ErrNotVisible says that a batch could not be settled because not all of its rows can be seen. The commit was streamed before
+// it became visible (FACTS P1), or rows were deleted before they were delivered. Nothing was changed.
+var ErrNotVisible = errors.New("not all rows of the batch are visible in the outbox")
+
+// Ledger belongs to one stream.
+type Ledger struct {
+	pool   *pgxpool.Pool
+	slot   string
+	schema string
+	table  string
+	epoch  int64 // of this daemon; 0: it does not lead
+	seq    int64 // of the last planned batch
+}
+
+// New makes the ledger of the stream of a slot. schema and table name the outbox.
+func New(pool *pgxpool.Pool, slot, schema, table string) *Ledger {
+	return &Ledger{pool: pool, slot: slot, schema: schema, table: table}
+}
+
+// Phase is how complete the slot of a stream is.
+type Phase string
+
+// The phases.
+const (
+	PhaseNew      Phase = "new"      // nothing was ever created
+	PhaseBackfill Phase = "backfill" // a slot is being created or its snapshot paged; what was planned is kept, the rest starts over
+	PhaseStream   Phase = "stream"   // the slot is complete from the settled position on
+)
+
+// State is what the ledger remembers of a stream.
+type State struct {
+	Phase             Phase
+	Settled           outbox.Position // of the last row that is delivered and marked
+	AckedLSN          uint64          // the highest LSN that was ever allowed to be acknowledged
+	SystemIdentifier  string          // of the cluster that these positions belong to
+	PublicationOID    uint32
+	PublicationRelOID uint32
+}
+
+const stateColumns = `phase, settled_lsn::text, settled_ordinal, acked_lsn::text, coalesce(system_identifier, ''),
+       coalesce(publication_oid, 0), coalesce(publication_rel_oid, 0)`
+
+func scanState(row pgx.Row, more ...any) (State, error) {
+	var s State
+	var settled, acked string
+	var ordinal int64
+	err := row.Scan(append([]any{
+		&s.Phase, &settled, &ordinal, &acked, &s.SystemIdentifier, &s.PublicationOID, &s.PublicationRelOID,
+	}, more...)...)
+	if err != nil {
+		return s, err
+	}
+	s.Settled.CommitLSN, err = parseLSN(settled)
+	if err != nil {
+		return s, err
+	}
+	s.Settled.Ordinal = uint32(ordinal)
+	s.AckedLSN, err = parseLSN(acked)
+	return s, err
+}
+
+// State reads the stream's row as it is now.
+func (l *Ledger) State(ctx context.Context) (State, error) {
+	s, err := scanState(l.pool.QueryRow(ctx, `SELECT `+stateColumns+` FROM sluicebox.stream WHERE slot = $1`, l.slot))
+	if err != nil {
+		return s, fmt.Errorf("read the ledger: %w", err)
+	}
+	return s, nil
+}
+
+// Heartbeat renews the lease. It alone does not wait for synchronous standbys: a lease need not survive a failover, and a
+// missing standby must not cost the lead.
+func (l *Ledger) Heartbeat(ctx context.Context) error {
+	return l.fenced(ctx, "renew the lease", `
+UPDATE sluicebox.stream SET heartbeat_at = clock_timestamp()
+WHERE slot = $1 AND epoch = $2 AND set_config('synchronous_commit', 'local', true) <> ''`, l.slot, l.epoch)
+}
+
+// Allow stores that everything before lsn may be acknowledged.
+func (l *Ledger) Allow(ctx context.Context, lsn uint64) error {
+	return l.fenced(ctx, "store the position to acknowledge", `
+UPDATE sluicebox.stream SET heartbeat_at = clock_timestamp(), acked_lsn = greatest(acked_lsn, $3::text::pg_lsn)
+WHERE slot = $1 AND epoch = $2`, l.slot, l.epoch, lsnText(lsn))
+}
+
+// BeginBackfill notes, before it is done, that the slot is about to be dropped and created anew.
+func (l *Ledger) BeginBackfill(ctx context.Context) error {
+	return l.fenced(ctx, "begin a backfill", `UPDATE sluicebox.stream SET phase = 'backfill' WHERE slot = $1 AND epoch = $2`, l.slot, l.epoch)
+}
+
+// EndBackfill notes that every row of the snapshot is settled: the stream goes on from start, the slot's consistent point.
+func (l *Ledger) EndBackfill(ctx context.Context, start uint64, s State) error {
+	return l.fenced(ctx, "end the backfill", `
+UPDATE sluicebox.stream SET phase = 'stream', settled_lsn = $3::text::pg_lsn, settled_ordinal = 0, acked_lsn = $3::text::pg_lsn,
+       system_identifier = $4, publication_oid = $5, publication_rel_oid = $6
+WHERE slot = $1 AND epoch = $2`, l.slot, l.epoch, lsnText(start), s.SystemIdentifier, s.PublicationOID, s.PublicationRelOID)
+}
+
+// Release ends the lease, so that a standby need not wait for it to become stale.
+func (l *Ledger) Release(ctx context.Context) error {
+	err := l.fenced(ctx, "release the lease", `UPDATE sluicebox.stream SET holder = NULL WHERE slot = $1 AND epoch = $2`, l.slot, l.epoch)
+	if errors.Is(err, ErrFenced) {
+		return nil // there is nothing of ours to release
+	}
+	return err
+}
+
+func (l *Ledger) fenced(ctx context.Context, what, sql string, args ...any) error {
+	ctx, cancel := context.WithTimeout(ctx, statementTimeout)
+	defer cancel()
+	tag, err := l.pool.Exec(ctx, sql, args...)
+	if err != nil {
+		return fmt.Errorf("%s: %w", what, err)
+	}
+	if tag.RowsAffected() == 0 {
+		return ErrFenced
+	}
+	return nil
+}
+
+// statementTimeout bounds a statement that touches one row. Longer means that Postgres hangs or the link is dead.
+const statementTimeout = 30 * time.Second
+
+func (l *Ledger) outbox() string { return pgx.Identifier{l.schema, l.table}.Sanitize() }
+
+func lsnText(lsn uint64) string { return pglogrepl.LSN(lsn).String() }
+
+func parseLSN(text string) (uint64, error) {
+	lsn, err := pglogrepl.ParseLSN(text)
+	return uint64(lsn), err
+}
+
+func sqlState(err error) string {
+	if refused, ok := errors.AsType[*pgconn.PgError](err); ok {
+		return refused.Code
+	}
+	return ""
+}

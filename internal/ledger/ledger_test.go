@@ -1,0 +1,269 @@
+package ledger_test
+
+import (
+	"errors"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+	"github.com/jackc/pgx/v5/pgxpool"
+
+	"github.com/sluicebox/sluicebox/internal/batch"
+	"github.com/sluicebox/sluicebox/internal/ledger"
+	"github.com/sluicebox/sluicebox/internal/testdb"
+	"github.com/sluicebox/sluicebox/migrations"
+	"github.com/sluicebox/sluicebox/outbox"
+)
+
+func TestMain(m *testing.M) { testdb.Main(m) }
+
+const patience = time.Hour // a lease that never becomes stale in a test
+
+func newPool(t *testing.T) (*pgxpool.Pool, string) {
+	t.Helper()
+	db := testdb.New(t)
+	if _, err := migrations.Postgres(t.Context(), db.PostgresURL); err != nil {
+		t.Fatal(err)
+	}
+	return db.Postgres(t), db.Slot(t)
+}
+
+func lead(t *testing.T, l *ledger.Ledger, takeoverAfter time.Duration) *ledger.Lead {
+	t.Helper()
+	lead, standby, err := l.TryLead(t.Context(), "test", takeoverAfter)
+	if err != nil || lead == nil {
+		t.Fatalf("not leading: %+v, %v", standby, err)
+	}
+	t.Cleanup(func() { lead.Close(t.Context()) })
+	return lead
+}
+
+// publish writes n events and returns them as a batch.
+func publish(t *testing.T, pool *pgxpool.Pool, n int) *batch.Batch {
+	t.Helper()
+	b := batch.NewBuilder(batch.Limits{Rows: n + 1, Bytes: 1 << 30})
+	for i := range n {
+		row := outbox.Row{
+			Type: "t", Environment: "test", Context: []byte(`{"n": 1}`), MetadataVersion: 3, TraceContext: "trace",
+			Position: outbox.Position{CommitLSN: uint64(5000 + 10*(i/3)), Ordinal: uint32(i%3 + 1)},
+		}
+		err := pool.QueryRow(t.Context(), `INSERT INTO event_outbox (event_type, environment, event_context, metadata_version, trace_context)
+			VALUES ('t', 'test', '{"n": 1}', 3, 'trace') RETURNING id, event_date_time`).Scan(&row.ID, &row.Time)
+		if err != nil {
+			t.Fatal(err)
+		}
+		row.Time = row.Time.UTC()
+		b.Add(&row)
+	}
+	b.Commit(9000)
+	return b.Seal(batch.ByRows)
+}
+
+func processed(t *testing.T, pool *pgxpool.Pool) (n int) {
+	t.Helper()
+	if err := pool.QueryRow(t.Context(), `SELECT count(*) FROM event_outbox WHERE processed AND processed_at IS NOT NULL`).Scan(&n); err != nil {
+		t.Fatal(err)
+	}
+	return n
+}
+
+func TestSettle(t *testing.T) {
+	t.Parallel()
+	t.Run("marks the rows, advances the position and allows the acknowledgement, at once", func(t *testing.T) {
+		t.Parallel()
+		pool, slot := newPool(t)
+		l := ledger.New(pool, slot, "public", "event_outbox")
+		lead(t, l, patience)
+		b := publish(t, pool, 10)
+		if err := l.Plan(t.Context(), b); err != nil {
+			t.Fatal(err)
+		}
+		for range 2 { // a second time, as after a reply that was lost, changes nothing
+			if err := l.Settle(t.Context(), b); err != nil {
+				t.Fatal(err)
+			}
+			state, err := l.State(t.Context())
+			if err != nil || state.Settled != b.End || state.AckedLSN != 9000 || processed(t, pool) != 10 {
+				t.Errorf("state %+v, %v, %d rows processed", state, err, processed(t, pool))
+			}
+		}
+		planned, err := l.Planned(t.Context())
+		if err != nil || len(planned) != 0 {
+			t.Errorf("%d batches are left, %v", len(planned), err)
+		}
+	})
+	t.Run("does nothing at all when a row can't be seen", func(t *testing.T) {
+		t.Parallel()
+		pool, slot := newPool(t)
+		l := ledger.New(pool, slot, "public", "event_outbox")
+		lead(t, l, patience)
+		b := publish(t, pool, 10)
+		if err := l.Plan(t.Context(), b); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := pool.Exec(t.Context(), `DELETE FROM event_outbox WHERE id = $1`, b.IDs[4]); err != nil {
+			t.Fatal(err)
+		}
+		err := l.Settle(t.Context(), b)
+		if !errors.Is(err, ledger.ErrNotVisible) || !ledger.Retriable(err) {
+			t.Errorf("error is %v, want ErrNotVisible", err)
+		}
+		state, stateErr := l.State(t.Context())
+		if stateErr != nil || state.Settled != (outbox.Position{}) || state.AckedLSN != 0 || processed(t, pool) != 0 {
+			t.Errorf("state %+v, %v, %d rows processed; want nothing changed", state, stateErr, processed(t, pool))
+		}
+	})
+}
+
+func TestFence(t *testing.T) {
+	t.Parallel()
+	pool, slot := newPool(t)
+	old := ledger.New(pool, slot, "public", "event_outbox")
+	first, _, err := old.TryLead(t.Context(), "old", patience)
+	if err != nil || first == nil {
+		t.Fatalf("not leading: %v", err)
+	}
+	first.Close(t.Context())
+	planned := publish(t, pool, 3)
+	if err := old.Plan(t.Context(), planned); err != nil {
+		t.Fatal(err)
+	}
+	lead(t, ledger.New(pool, slot, "public", "event_outbox"), patience)
+
+	for name, do := range map[string]func() error{
+		"plan":           func() error { return old.Plan(t.Context(), publish(t, pool, 3)) },
+		"plan anew":      func() error { return old.Replan(t.Context(), planned) },
+		"settle":         func() error { return old.Settle(t.Context(), planned) },
+		"heartbeat":      func() error { return old.Heartbeat(t.Context()) },
+		"allow":          func() error { return old.Allow(t.Context(), 1<<40) },
+		"begin backfill": func() error { return old.BeginBackfill(t.Context()) },
+		"end backfill":   func() error { return old.EndBackfill(t.Context(), 1<<40, ledger.State{}) },
+		"lead again": func() error {
+			_, _, err := old.TryLead(t.Context(), "old", patience)
+			return err
+		},
+	} {
+		if err := do(); !errors.Is(err, ledger.ErrFenced) {
+			t.Errorf("%s: error is %v, want ErrFenced", name, err)
+		}
+	}
+	state, err := old.State(t.Context())
+	if err != nil || state.AckedLSN != 0 || processed(t, pool) != 0 {
+		t.Errorf("a fenced daemon changed %+v, %v, %d rows", state, err, processed(t, pool))
+	}
+}
+
+func TestUnfinished(t *testing.T) {
+	t.Parallel()
+	pool, slot := newPool(t)
+	l := ledger.New(pool, slot, "public", "event_outbox")
+	lead(t, l, patience)
+	b := publish(t, pool, 100)
+	b.Rows[0], b.Rows[50] = b.Rows[50], b.Rows[0] // ids are not in commit order
+	b.IDs[0], b.IDs[50] = b.IDs[50], b.IDs[0]
+	b.Deadline = time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC)
+	if err := l.Plan(t.Context(), b); err != nil {
+		t.Fatal(err)
+	}
+	check := func(want []outbox.Row) {
+		t.Helper()
+		planned, err := l.Planned(t.Context())
+		if err != nil || len(planned) != 1 {
+			t.Fatalf("%d planned, %v", len(planned), err)
+		}
+		u := planned[0]
+		if err := l.Fill(t.Context(), u); err != nil {
+			t.Fatal(err)
+		}
+		if diff := cmp.Diff(want, u.Rows); diff != "" {
+			t.Errorf("rows differ from those planned: %s", diff)
+		}
+		if u.Token != b.Token || u.Seq != b.Seq || u.End != b.End || u.AckLSN != b.AckLSN || len(u.IDs) != 100 || !u.Deadline.Equal(b.Deadline) {
+			t.Errorf("read back as %+v", u)
+		}
+	}
+	check(b.Rows)
+
+	b.Rows = b.Rows[40:]
+	b.Token = ""
+	if err := l.Replan(t.Context(), b); err != nil {
+		t.Fatal(err)
+	}
+	if b.Token == "" {
+		t.Error("other rows got no new token")
+	}
+	check(b.Rows)
+}
+
+func TestPlan(t *testing.T) {
+	t.Parallel()
+	t.Run("puts rejected rows into quarantine, once", func(t *testing.T) {
+		t.Parallel()
+		pool, slot := newPool(t)
+		l := ledger.New(pool, slot, "public", "event_outbox")
+		lead(t, l, patience)
+		for _, b := range []*batch.Batch{publish(t, pool, 2), {}} { // with neighbours, and alone
+			b.Rejected = []batch.Rejected{{ID: 77, Reason: "because", Position: outbox.Position{CommitLSN: 5, Ordinal: 6}}}
+			b.End = outbox.Position{CommitLSN: 6000, Ordinal: 1}
+			if err := l.Plan(t.Context(), b); err != nil {
+				t.Fatal(err)
+			}
+			if err := l.Settle(t.Context(), b); err != nil {
+				t.Fatal(err)
+			}
+		}
+		var n int
+		err := pool.QueryRow(t.Context(), `SELECT count(*) FROM sluicebox.quarantine WHERE slot = $1 AND id = 77 AND reason = 'because' AND lsn = '0/5' AND ordinal = 6`, slot).Scan(&n)
+		if err != nil || n != 1 {
+			t.Errorf("%d rows in quarantine, %v; want 1", n, err)
+		}
+	})
+}
+
+func TestLead(t *testing.T) {
+	t.Parallel()
+	t.Run("of many at once, one leads and the others stand by", func(t *testing.T) {
+		t.Parallel()
+		pool, slot := newPool(t)
+		leaders := make(chan *ledger.Lead, 10)
+		var group sync.WaitGroup
+		for range cap(leaders) {
+			group.Go(func() {
+				lead, standby, err := ledger.New(pool, slot, "public", "event_outbox").TryLead(t.Context(), "one of many", patience)
+				if err != nil || (lead == nil) == (standby == nil) {
+					t.Errorf("lead %v, standby %v, %v", lead, standby, err)
+				}
+				if lead != nil {
+					leaders <- lead
+				}
+			})
+		}
+		group.Wait()
+		close(leaders)
+		if len(leaders) != 1 {
+			t.Errorf("%d lead, want 1", len(leaders))
+		}
+		for lead := range leaders {
+			lead.Close(t.Context())
+		}
+	})
+	t.Run("a leader that ended is succeeded at once", func(t *testing.T) {
+		t.Parallel()
+		pool, slot := newPool(t)
+		first := lead(t, ledger.New(pool, slot, "public", "event_outbox"), patience)
+		first.Close(t.Context())
+		if second := lead(t, ledger.New(pool, slot, "public", "event_outbox"), patience); second.Epoch != first.Epoch+1 {
+			t.Errorf("epoch %d after %d", second.Epoch, first.Epoch)
+		}
+	})
+	t.Run("a leader whose lease is stale is succeeded, and its session ended", func(t *testing.T) {
+		t.Parallel()
+		pool, slot := newPool(t)
+		first := lead(t, ledger.New(pool, slot, "public", "event_outbox"), patience)
+		lead(t, ledger.New(pool, slot, "public", "event_outbox"), time.Nanosecond)
+		if err := first.Check(t.Context()); err == nil {
+			t.Error("the session of the old leader is still there")
+		}
+	})
+}

@@ -1,0 +1,68 @@
+package ledger
+
+import (
+	"math"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+	"pgregory.net/rapid"
+
+	"github.com/sluicebox/sluicebox/outbox"
+)
+
+func TestPlaces(t *testing.T) {
+	t.Parallel()
+	t.Run("what was planned is what is read back, in order", func(t *testing.T) {
+		t.Parallel()
+		rapid.Check(t, func(t *rapid.T) {
+			rows := rapid.SliceOf(rapid.Custom(func(t *rapid.T) outbox.Row {
+				return outbox.Row{
+					ID:       rapid.Int64Range(0, math.MaxInt64).Draw(t, "id"),
+					Position: outbox.Position{CommitLSN: rapid.Uint64().Draw(t, "lsn"), Ordinal: rapid.Uint32().Draw(t, "ordinal")},
+				}
+			})).Draw(t, "rows")
+			places, err := decodePlaces(encodePlaces(rows))
+			if err != nil {
+				t.Fatal(err)
+			}
+			var got []outbox.Row
+			for _, p := range places {
+				got = append(got, outbox.Row{ID: p.id, Position: p.at})
+			}
+			if len(rows) > 0 && !cmp.Equal(rows, got) || len(rows) != len(got) {
+				t.Fatal(cmp.Diff(rows, got))
+			}
+		})
+	})
+	t.Run("neighbours take three bytes a row", func(t *testing.T) {
+		t.Parallel()
+		rows := make([]outbox.Row, 1000)
+		for i := range rows {
+			rows[i] = outbox.Row{ID: int64(i + 1), Position: outbox.Position{CommitLSN: 1 << 40, Ordinal: uint32(i + 1)}}
+		}
+		if got := len(encodePlaces(rows)); got > 3*len(rows)+16 {
+			t.Errorf("%d rows take %d bytes", len(rows), got)
+		}
+	})
+	t.Run("damage is an error", func(t *testing.T) {
+		t.Parallel()
+		whole := encodePlaces([]outbox.Row{{ID: 1 << 40, Position: outbox.Position{CommitLSN: 1 << 50, Ordinal: 1 << 20}}})
+		for n := 1; n < len(whole); n++ {
+			if _, err := decodePlaces(whole[:n]); err == nil {
+				t.Errorf("the first %d of %d bytes were read without an error", n, len(whole))
+			}
+		}
+	})
+}
+
+func TestMultirange(t *testing.T) {
+	t.Parallel()
+	got := multirange([]int64{7, 3, 1, 2, 9, 8})
+	var pairs [][2]int64
+	for _, r := range got {
+		pairs = append(pairs, [2]int64{r.Lower.Int64, r.Upper.Int64})
+	}
+	if diff := cmp.Diff([][2]int64{{1, 4}, {7, 10}}, pairs); diff != "" {
+		t.Error(diff)
+	}
+}

@@ -1,0 +1,114 @@
+package replication
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+	"time"
+
+	"github.com/jackc/pglogrepl"
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
+)
+
+// SQLSTATEs that matter here. Message texts differ between versions of Postgres; these do not (FACTS P5, P9).
+const (
+	// objectNotInState: a lost slot, and, as the code of a notice, a publication that could not be loaded.
+	objectNotInState   = "55000"
+	skippedPublication = objectNotInState
+	objectInUse        = "55006" // somebody else reads the slot
+	undefinedObject    = "42704" // no such slot, no such publication
+)
+
+// Config says what to read, and as whom.
+type Config struct {
+	URL         string // of Postgres; the role needs REPLICATION
+	Slot        string
+	Publication string
+	Schema      string // of the outbox
+	Table       string
+}
+
+// GapError says that the stream no longer holds every row: only the table itself does.
+type GapError struct{ Reason string }
+
+func (e *GapError) Error() string { return e.Reason }
+
+// TableError says that the outbox has not the columns that an event needs.
+type TableError struct {
+	Table, Column string
+	Null          bool // the column is there and holds a null
+}
+
+func (e *TableError) Error() string {
+	if e.Null {
+		return fmt.Sprintf("table %s: column %s holds a null", e.Table, e.Column)
+	}
+	return fmt.Sprintf("table %s: column %s is missing", e.Table, e.Column)
+}
+
+// Busy says whether the slot is read by somebody else.
+func Busy(err error) bool { return sqlState(err) == objectInUse }
+
+// Gap says whether err means that the slot or its publication is lost, and with it the completeness of the stream.
+func Gap(err error) bool {
+	var gap *GapError
+	state := sqlState(err)
+	return errors.As(err, &gap) || state == objectNotInState || state == undefinedObject
+}
+
+func sqlState(err error) string {
+	if refused, ok := errors.AsType[*pgconn.PgError](err); ok {
+		return refused.Code
+	}
+	return ""
+}
+
+// connect opens a replication connection. Its texts are those that decode expects.
+func connect(ctx context.Context, config Config) (*pgconn.PgConn, error) {
+	parsed, err := pgx.ParseConfig(config.URL)
+	if err != nil {
+		return nil, fmt.Errorf("parse the replication URL: %w", err)
+	}
+	c := parsed.Config
+	if c.ConnectTimeout == 0 {
+		c.ConnectTimeout = ioTimeout
+	}
+	c.RuntimeParams["replication"] = "database"
+	c.RuntimeParams["TimeZone"] = "UTC"
+	c.RuntimeParams["DateStyle"] = "ISO"
+	c.RuntimeParams["application_name"] = "sluicebox replication " + config.Slot
+	delete(c.RuntimeParams, "statement_timeout")
+	conn, err := pgconn.ConnectConfig(ctx, &c)
+	if err != nil {
+		return nil, fmt.Errorf("open a replication connection: %w", err)
+	}
+	return conn, nil
+}
+
+// closeConn gives a connection up, also when ctx is done.
+func closeConn(ctx context.Context, conn *pgconn.PgConn) {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), time.Second)
+	defer cancel()
+	_ = conn.Close(ctx) // the connection is given up either way
+}
+
+// quoteList writes one publication name for the plugin's option, which takes a list of identifiers inside a literal.
+func quoteList(name string) string {
+	identifier := `"` + strings.ReplaceAll(name, `"`, `""`) + `"`
+	return `'` + strings.ReplaceAll(identifier, `'`, `''`) + `'`
+}
+
+// Probe opens a replication connection and closes it: it fails where a stream would fail for the credential's sake.
+func Probe(ctx context.Context, config Config) error {
+	conn, err := connect(ctx, config)
+	if err != nil {
+		return err
+	}
+	defer closeConn(ctx, conn)
+	if _, err := pglogrepl.IdentifySystem(ctx, conn); err != nil {
+		return fmt.Errorf("identify the system: %w", err)
+	}
+	return nil
+}

@@ -1,0 +1,192 @@
+package replication
+
+import (
+	"encoding/binary"
+	"errors"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/sluicebox/sluicebox/outbox"
+)
+
+// The messages of pgoutput, protocol version 1, as the manual lays them out (Logical Replication Message Formats).
+
+func begin(lsn uint64) []byte {
+	m := binary.BigEndian.AppendUint64([]byte{'B'}, lsn)
+	m = binary.BigEndian.AppendUint64(m, 0)
+	return binary.BigEndian.AppendUint32(m, 42)
+}
+
+func commit(lsn, end uint64) []byte {
+	m := binary.BigEndian.AppendUint64([]byte{'C', 0}, lsn)
+	m = binary.BigEndian.AppendUint64(m, end)
+	return binary.BigEndian.AppendUint64(m, 0)
+}
+
+func relation(oid uint32, schema string, names ...string) []byte {
+	m := binary.BigEndian.AppendUint32([]byte{'R'}, oid)
+	m = append(append(m, schema...), 0)
+	m = append(append(m, "event_outbox"...), 0, 'd')
+	m = binary.BigEndian.AppendUint16(m, uint16(len(names)))
+	for _, name := range names {
+		m = append(append(append(m, 0), name...), 0)
+		m = binary.BigEndian.AppendUint32(m, 25)
+		m = binary.BigEndian.AppendUint32(m, 0xffffffff)
+	}
+	return m
+}
+
+func insert(oid uint32, values ...any) []byte {
+	m := binary.BigEndian.AppendUint32([]byte{'I'}, oid)
+	m = append(m, 'N')
+	m = binary.BigEndian.AppendUint16(m, uint16(len(values)))
+	for _, value := range values {
+		text, ok := value.(string)
+		if !ok {
+			m = append(m, 'n')
+			continue
+		}
+		m = binary.BigEndian.AppendUint32(append(m, 't'), uint32(len(text)))
+		m = append(m, text...)
+	}
+	return m
+}
+
+//nolint:gochecknoglobals // a constant table
+var names = []string{"id", "event_type", "event_date_time", "environment", "event_context", "metadata_version", "trace_context", "processed"}
+
+func values(id, at string) []any {
+	return []any{id, "user has been created", at, "test", `{"a": 1}`, "1", nil, "f"}
+}
+
+// feed decodes messages and returns the events.
+func feed(t *testing.T, d *decoder, messages ...[]byte) []Event {
+	t.Helper()
+	var events []Event
+	for _, m := range messages {
+		event, ok, err := d.decode(m)
+		if err != nil {
+			t.Fatalf("decode %q: %v", m, err)
+		}
+		if ok {
+			events = append(events, event)
+		}
+	}
+	return events
+}
+
+func TestDecode(t *testing.T) {
+	t.Parallel()
+	const at = "2026-01-02 03:04:05.678901+00"
+	want := func(id int64, lsn uint64, ordinal uint32) Event {
+		return Event{Row: outbox.Row{
+			ID: id, Type: "user has been created", Time: time.Date(2026, 1, 2, 3, 4, 5, 678901000, time.UTC), Environment: "test",
+			Context: []byte(`{"a": 1}`), MetadataVersion: 1, Position: outbox.Position{CommitLSN: lsn, Ordinal: ordinal},
+		}}
+	}
+
+	t.Run("rows are numbered in their transaction, and a commit gives its end", func(t *testing.T) {
+		t.Parallel()
+		got := feed(t, newDecoder("public", "event_outbox"),
+			begin(100), relation(7, "public", names...), insert(7, values("1", at)...), insert(7, values("2", at)...), commit(100, 120),
+			begin(130), insert(7, values("3", at)...), commit(130, 140))
+		expect := []Event{want(1, 100, 1), want(2, 100, 2), {Kind: Commit, LSN: 120}, want(3, 130, 1), {Kind: Commit, LSN: 140}}
+		if diff := cmp.Diff(expect, got); diff != "" {
+			t.Error(diff)
+		}
+	})
+	t.Run("other tables of the publication are passed over and not counted", func(t *testing.T) {
+		t.Parallel()
+		got := feed(t, newDecoder("public", "event_outbox"),
+			begin(100), relation(8, "other", "id"), insert(8, "1"),
+			relation(7, "public", names...), insert(7, values("1", at)...), commit(100, 120))
+		if diff := cmp.Diff([]Event{want(1, 100, 1), {Kind: Commit, LSN: 120}}, got); diff != "" {
+			t.Error(diff)
+		}
+	})
+	t.Run("columns are found by name", func(t *testing.T) {
+		t.Parallel()
+		got := feed(t, newDecoder("public", "event_outbox"), begin(100),
+			relation(7, "public", "extra", "metadata_version", "event_context", "environment", "event_date_time", "event_type", "id"),
+			insert(7, "surplus", "1", `{"a": 1}`, "test", at, "user has been created", "1"))
+		if diff := cmp.Diff([]Event{want(1, 100, 1)}, got); diff != "" {
+			t.Error(diff)
+		}
+	})
+	t.Run("the message may be reused", func(t *testing.T) {
+		t.Parallel()
+		d := newDecoder("public", "event_outbox")
+		feed(t, d, begin(100), relation(7, "public", names...))
+		m := insert(7, values("1", at)...)
+		got := feed(t, d, m)
+		clear(m)
+		if diff := cmp.Diff([]Event{want(1, 100, 1)}, got); diff != "" {
+			t.Error(diff)
+		}
+	})
+	t.Run("a missing column is an error that names it", func(t *testing.T) {
+		t.Parallel()
+		_, _, err := newDecoder("public", "event_outbox").decode(relation(7, "public", names[1:]...))
+		var table *TableError
+		if !errors.As(err, &table) || table.Column != "id" {
+			t.Errorf("error is %v", err)
+		}
+	})
+	t.Run("a null where a value must be is an error that names it, never an empty value", func(t *testing.T) {
+		t.Parallel()
+		d := newDecoder("public", "event_outbox")
+		feed(t, d, begin(100), relation(7, "public", names...))
+		row := values("1", at)
+		row[3] = nil
+		_, _, err := d.decode(insert(7, row...))
+		var table *TableError
+		if !errors.As(err, &table) || table.Column != "environment" || !table.Null {
+			t.Errorf("error is %v", err)
+		}
+	})
+}
+
+// FuzzDecode feeds whatever a broken server or link might send: an error is fine, a panic is not.
+func FuzzDecode(f *testing.F) {
+	const at = "2026-01-02 03:04:05+00"
+	for _, m := range [][]byte{
+		{},
+		begin(1), commit(1, 2), relation(7, "public", names...), insert(7, values("1", at)...),
+		{'I', 0, 0, 0, 7, 'N', 0xff, 0xff},
+		{'Y'},
+		{'T'},
+		{'R', 0},
+	} {
+		f.Add(m)
+	}
+	f.Fuzz(func(t *testing.T, message []byte) {
+		d := newDecoder("public", "event_outbox")
+		feed(t, d, begin(100), relation(7, "public", names...))
+		_, _, _ = d.decode(message)
+	})
+}
+
+func TestParseTime(t *testing.T) {
+	t.Parallel()
+	for text, want := range map[string]time.Time{
+		"2026-01-02 03:04:05+00":        time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC),
+		"2026-01-02 03:04:05.6+00":      time.Date(2026, 1, 2, 3, 4, 5, 600000000, time.UTC),
+		"2026-01-02 03:04:05.678901+00": time.Date(2026, 1, 2, 3, 4, 5, 678901000, time.UTC),
+		"0001-01-01 00:00:00+00":        time.Date(1, 1, 1, 0, 0, 0, 0, time.UTC),
+		"9999-12-31 23:59:59.999999+00": time.Date(9999, 12, 31, 23, 59, 59, 999999000, time.UTC),
+	} {
+		if got, invalid := parseTime([]byte(text)); invalid != "" || !got.Equal(want) {
+			t.Errorf("%s: got %s, %q", text, got, invalid)
+		}
+	}
+	for _, text := range []string{
+		"", "infinity", "-infinity", "4713-01-01 00:00:00+00 BC", "0044-03-15 12:00:00+00 BC", "10000-01-01 00:00:00+00", "294276-12-31 23:59:59+00",
+		"2026-01-02 03:04:05+01", "2026-01-02 03:04:05", "2026-13-02 03:04:05+00", "2026-02-30 03:04:05+00", "2026-01-02T03:04:05+00",
+	} {
+		if got, invalid := parseTime([]byte(text)); invalid == "" {
+			t.Errorf("%q: got %s, want a reason why it can't be held", text, got)
+		}
+	}
+}

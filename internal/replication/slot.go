@@ -1,0 +1,121 @@
+package replication
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/jackc/pglogrepl"
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
+)
+
+// Querier is what this package needs of a connection or pool for plain SQL.
+type Querier interface {
+	Exec(ctx context.Context, sql string, args ...any) (pgconn.CommandTag, error)
+	QueryRow(ctx context.Context, sql string, args ...any) pgx.Row
+	Query(ctx context.Context, sql string, args ...any) (pgx.Rows, error)
+}
+
+// SlotState is a slot as Postgres shows it.
+type SlotState struct {
+	Exists         bool
+	Plugin         string
+	Database       string
+	ActivePID      int32  // of the walsender that reads it; 0: nobody does
+	Lost           string // why the slot can't be read any more; empty: it can
+	ConfirmedFlush uint64 // what was acknowledged, as far as the server remembers (FACTS P3)
+	RetainedWAL    int64  // bytes of WAL that the server keeps for the slot
+}
+
+// Slot looks at a slot in pg_replication_slots.
+func Slot(ctx context.Context, q Querier, name string) (SlotState, error) {
+	// Columns that only newer servers have are read through jsonb, so that one statement serves all versions.
+	const query = `
+SELECT s.plugin, coalesce(s.database, ''), coalesce(s.active_pid, 0),
+       CASE WHEN s.wal_status = 'lost' OR to_jsonb(s)->>'invalidation_reason' IS NOT NULL
+            THEN coalesce(to_jsonb(s)->>'invalidation_reason', 'wal_removed') ELSE '' END,
+       coalesce(s.confirmed_flush_lsn, '0/0')::text,
+       coalesce(pg_wal_lsn_diff(CASE WHEN pg_is_in_recovery() THEN pg_last_wal_replay_lsn() ELSE pg_current_wal_lsn() END, s.restart_lsn), 0)::bigint
+FROM pg_replication_slots s WHERE s.slot_name = $1 AND s.plugin IS NOT NULL`
+	state := SlotState{Exists: true}
+	var confirmed string
+	err := q.QueryRow(ctx, query, name).Scan(&state.Plugin, &state.Database, &state.ActivePID, &state.Lost, &confirmed, &state.RetainedWAL)
+	if errors.Is(err, pgx.ErrNoRows) {
+		return SlotState{}, nil
+	}
+	if err != nil {
+		return SlotState{}, fmt.Errorf("look at slot %s: %w", name, err)
+	}
+	lsn, err := pglogrepl.ParseLSN(confirmed)
+	if err != nil {
+		return SlotState{}, fmt.Errorf("look at slot %s: %w", name, err)
+	}
+	state.ConfirmedFlush = uint64(lsn)
+	return state, nil
+}
+
+// DropSlot drops a slot if it is there. Rows outlive the WAL: what the slot held is found again in the table.
+func DropSlot(ctx context.Context, q Querier, name string) error {
+	_, err := q.Exec(ctx, `SELECT pg_drop_replication_slot(slot_name) FROM pg_replication_slots WHERE slot_name = $1`, name)
+	if err != nil && sqlState(err) != undefinedObject {
+		return fmt.Errorf("drop slot %s: %w", name, err)
+	}
+	return nil
+}
+
+// NewSlot is a slot that was just created, and the snapshot of the database at its start. The snapshot can be imported
+// until Close.
+type NewSlot struct {
+	Snapshot string // for SET TRANSACTION SNAPSHOT
+	Start    uint64 // the consistent point: the stream has every commit at or after it, the snapshot all before (FACTS P2)
+	conn     *pgconn.PgConn
+}
+
+// CreateSlot creates the slot. Postgres waits for every transaction that is writing at the moment (FACTS P11), bounded by ctx;
+// [Blockers] names them meanwhile.
+func CreateSlot(ctx context.Context, config Config) (*NewSlot, error) {
+	conn, err := connect(ctx, config)
+	if err != nil {
+		return nil, err
+	}
+	// Both forms of the command are understood by all supported servers, 15 to 18, but only this one says what is wanted.
+	query := fmt.Sprintf(`CREATE_REPLICATION_SLOT %s LOGICAL pgoutput (SNAPSHOT 'export')`, pgx.Identifier{config.Slot}.Sanitize())
+	created, err := pglogrepl.ParseCreateReplicationSlot(conn.Exec(ctx, query))
+	if err != nil {
+		closeConn(ctx, conn)
+		return nil, fmt.Errorf("create slot %s: %w", config.Slot, err)
+	}
+	start, err := pglogrepl.ParseLSN(created.ConsistentPoint)
+	if err != nil {
+		closeConn(ctx, conn)
+		return nil, fmt.Errorf("create slot %s: %w", config.Slot, err)
+	}
+	return &NewSlot{Snapshot: created.SnapshotName, Start: uint64(start), conn: conn}, nil
+}
+
+// Close ends the connection that holds the snapshot. Transactions that imported it keep it.
+func (n *NewSlot) Close(ctx context.Context) { closeConn(ctx, n.conn) }
+
+// Blocker is a session whose open transaction keeps a slot from being created.
+type Blocker struct {
+	PID         int32
+	Application string
+	Since       time.Time // of the transaction's start
+}
+
+// Blockers lists the sessions that have written in a transaction which is still open, oldest first, ten at most.
+func Blockers(ctx context.Context, q Querier) ([]Blocker, error) {
+	rows, err := q.Query(ctx, `
+SELECT pid, coalesce(application_name, ''), xact_start FROM pg_stat_activity
+WHERE backend_xid IS NOT NULL AND xact_start IS NOT NULL AND pid <> pg_backend_pid() ORDER BY xact_start LIMIT 10`)
+	if err != nil {
+		return nil, fmt.Errorf("look for open transactions: %w", err)
+	}
+	blockers, err := pgx.CollectRows(rows, pgx.RowToStructByPos[Blocker])
+	if err != nil {
+		return nil, fmt.Errorf("look for open transactions: %w", err)
+	}
+	return blockers, nil
+}

@@ -1,0 +1,85 @@
+package sink
+
+import (
+	"context"
+	"database/sql"
+	"errors"
+	"strings"
+
+	"github.com/ClickHouse/clickhouse-go/v2"
+
+	"github.com/sluicebox/sluicebox/internal/batch"
+)
+
+var errNoRows = sql.ErrNoRows
+
+// Codes of ClickHouse (FACTS C9, C13). All others, and every error that is not the server's own answer, leave the outcome
+// unknown: that is the safe reading.
+const (
+	codeViolatedConstraint = 469
+	codeUnknownTable       = 60
+	codeUnknownDatabase    = 81
+	codeNoSuchColumn       = 16
+	codeTypeMismatch       = 53
+	codeNotGranted         = 497
+	codeWrongPassword      = 516
+	codeUnknownUser        = 192
+	codeWrongPasswordOld   = 193
+	codeRequiredPassword   = 194 // what HTTP says for a wrong one
+	codeReadonly           = 164
+)
+
+// classify says what an error means for the rows of a batch.
+func classify(err error) error {
+	var failure *batch.Failure
+	if errors.As(err, &failure) {
+		return err
+	}
+	failure = &batch.Failure{Class: batch.Unknown, Err: err}
+	var exception *clickhouse.Exception
+	if !errors.As(err, &exception) {
+		if errors.Is(err, context.DeadlineExceeded) {
+			failure.Hint = "ClickHouse did not answer in time; the same batch is sent again under the same token"
+		} else {
+			failure.Hint = "is ClickHouse up, and CLICKHOUSE_URL right?"
+		}
+		return failure
+	}
+	if Denied(err) {
+		failure.Class, failure.Hint = batch.Configuration, "check user and password in CLICKHOUSE_URL"
+		return failure
+	}
+	switch exception.Code {
+	case codeViolatedConstraint:
+		failure.Class = batch.Data // a constraint of the operator's own
+		if strings.Contains(exception.Message, deadlineConstraint) {
+			failure.Class = batch.Expired
+		}
+	case codeUnknownTable:
+		failure.Class, failure.Hint = batch.Configuration, "run `cdc migrate`, which creates the table, or set CDC_TARGET_TABLE"
+	case codeUnknownDatabase:
+		failure.Class, failure.Hint = batch.Configuration, "create the database, or name another one at the end of CLICKHOUSE_URL"
+	case codeNoSuchColumn, codeTypeMismatch:
+		failure.Class, failure.Hint = batch.Configuration, "compare the table with migrations/clickhouse"
+	case codeNotGranted:
+		failure.Class, failure.Hint = batch.Configuration, "grant the user INSERT and SELECT on the table"
+	case codeReadonly:
+		failure.Hint = "the table or the user is read-only at the moment"
+	case 117, 38, 41, 70, 72, 691: // the content itself
+		failure.Class = batch.Data
+	}
+	return failure
+}
+
+// Denied says whether ClickHouse refused the user or the password.
+func Denied(err error) bool {
+	var exception *clickhouse.Exception
+	if !errors.As(err, &exception) {
+		return false
+	}
+	switch exception.Code {
+	case codeWrongPassword, codeUnknownUser, codeWrongPasswordOld, codeRequiredPassword:
+		return true
+	}
+	return false
+}

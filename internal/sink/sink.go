@@ -1,0 +1,259 @@
+// Package sink is the ClickHouse side of delivery: one batch becomes one block in one partition under one token.
+//
+// A write either surely stored the whole block, or it failed in one of the ways that [batch.Class] lists. The sink never tries
+// again by itself: what a failure means is for the pipeline to decide, which has the ledger.
+package sink
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/ClickHouse/clickhouse-go/v2"
+	"github.com/ClickHouse/clickhouse-go/v2/lib/driver"
+
+	"github.com/sluicebox/sluicebox/internal/batch"
+)
+
+// ClickHouse writes to one table. It is safe for one writer at a time.
+type ClickHouse struct {
+	conn   driver.Conn
+	table  string
+	source string
+
+	mu     sync.Mutex
+	target *Target // nil: must be looked at before the next write
+}
+
+const (
+	// dialTimeout bounds opening a connection.
+	dialTimeout = 10 * time.Second
+	// queryTimeout bounds look-ups, which read one partition through a skip index.
+	queryTimeout = time.Minute
+	// writeTimeout bounds an insert. Beyond it the outcome is unknown and the connection is given up. It must be well below
+	// deadlineAfter, so that a time-out is answered by the same token and not by an expired deadline.
+	writeTimeout = time.Minute
+	// deadlineAfter is how long after planning ClickHouse accepts a batch. It must be far shorter than the time in which others
+	// could push a token out of the deduplication window, and long enough for a few tries.
+	deadlineAfter = 5 * time.Minute
+)
+
+// New makes a sink. It does not connect: a server that is down now is a write that fails later.
+//
+// url is a clickhouse:// or http:// URL as clickhouse-go takes it; source is written into each row.
+func New(url, table, source string) (*ClickHouse, error) {
+	options, err := clickhouse.ParseDSN(url)
+	if err != nil {
+		return nil, fmt.Errorf("parse the ClickHouse URL: %w", err)
+	}
+	if options.DialTimeout == 0 {
+		options.DialTimeout = dialTimeout
+	}
+	if options.ReadTimeout == 0 || options.ReadTimeout > writeTimeout {
+		options.ReadTimeout = writeTimeout
+	}
+	if options.Compression == nil {
+		options.Compression = &clickhouse.Compression{Method: clickhouse.CompressionLZ4}
+	}
+	options.ConnMaxLifetime = time.Hour
+	options.MaxOpenConns, options.MaxIdleConns = 4, 2
+	options.ClientInfo.Products = append(options.ClientInfo.Products, struct{ Name, Version string }{"sluicebox", ""})
+	conn, err := clickhouse.Open(options)
+	if err != nil {
+		return nil, fmt.Errorf("open ClickHouse: %w", err)
+	}
+	return &ClickHouse{conn: conn, table: table, source: source}, nil
+}
+
+// Close gives all connections up.
+func (c *ClickHouse) Close() error { return c.conn.Close() }
+
+// Deadline is the time on ClickHouse's clock after which it must refuse a batch that is planned now; zero when the table has no
+// such constraint.
+func (c *ClickHouse) Deadline(ctx context.Context) (time.Time, error) {
+	target, err := c.look(ctx)
+	if err != nil || !target.HasDeadline {
+		return time.Time{}, err
+	}
+	return time.Now().Add(target.ClockOffset + deadlineAfter).Truncate(time.Second), nil
+}
+
+// Write inserts the rows of a planned batch. The error is a *[batch.Failure]; nil means that the rows are stored, or were
+// already, by an earlier insert under the same token.
+func (c *ClickHouse) Write(ctx context.Context, b *batch.Batch) error {
+	ctx, cancel := context.WithTimeout(ctx, writeTimeout)
+	defer cancel()
+	target, err := c.look(ctx)
+	if err != nil {
+		return err
+	}
+	if err := c.write(ctx, target, b); err != nil {
+		c.forget()
+		return classify(fmt.Errorf("write batch %d: %w", b.Seq, err))
+	}
+	return nil
+}
+
+func (c *ClickHouse) write(ctx context.Context, target *Target, b *batch.Batch) error {
+	settings := clickhouse.Settings{}
+	for name, value := range pinned {
+		if target.Known[name] {
+			settings[name] = value
+		}
+	}
+	settings["insert_deduplication_token"] = b.Token
+	ctx = clickhouse.Context(ctx, clickhouse.WithSettings(settings), clickhouse.WithColumnNamesAndTypes(target.insertColumns()))
+
+	insert, err := c.conn.PrepareBatch(ctx, target.insert)
+	if err != nil {
+		return err
+	}
+	for i, column := range target.columns {
+		if err := insert.Column(i).Append(column.encode(c, b)); err != nil {
+			return fmt.Errorf("encode column %s: %w", column.name, joinAbort(insert, err))
+		}
+	}
+	return insert.Send() // exactly one block: never Flush (FACTS C12b)
+}
+
+// Find returns which ids of a batch ClickHouse has. It reads by position and id, through the skip index (FACTS C10).
+func (c *ClickHouse) Find(ctx context.Context, b *batch.Batch) (map[int64]struct{}, error) {
+	found := make(map[int64]struct{}, len(b.Rows))
+	if len(b.Rows) == 0 {
+		return found, nil
+	}
+	ctx, cancel := context.WithTimeout(ctx, queryTimeout)
+	defer cancel()
+	target, err := c.look(ctx)
+	if err != nil {
+		return nil, err
+	}
+	low, high := b.Rows[0], b.Rows[0]
+	for i := range b.Rows {
+		r := &b.Rows[i]
+		low.ID, high.ID = min(low.ID, r.ID), max(high.ID, r.ID)
+		low.Position.CommitLSN = min(low.Position.CommitLSN, r.Position.CommitLSN)
+		high.Position.CommitLSN = max(high.Position.CommitLSN, r.Position.CommitLSN)
+	}
+	query := `SELECT id FROM ` + target.quoted + ` WHERE id BETWEEN ? AND ?`
+	args := []any{uint64(low.ID), uint64(high.ID)}
+	if target.has("lsn") {
+		query += ` AND lsn BETWEEN ? AND ?`
+		args = append(args, low.Position.CommitLSN, high.Position.CommitLSN)
+	}
+	if target.has("source") {
+		query += ` AND source = ?`
+		args = append(args, c.source)
+	}
+	rows, err := c.conn.Query(clickhouse.Context(ctx, clickhouse.WithSettings(clickhouse.Settings{"max_execution_time": 0})), query, args...)
+	if err != nil {
+		c.forget()
+		return nil, classify(fmt.Errorf("look up batch %d: %w", b.Seq, err))
+	}
+	defer func() { _ = rows.Close() }() // rows.Err has told
+	wanted := make(map[int64]struct{}, len(b.Rows))
+	for i := range b.Rows {
+		wanted[b.Rows[i].ID] = struct{}{}
+	}
+	for rows.Next() {
+		var id uint64
+		if err := rows.Scan(&id); err != nil {
+			return nil, classify(fmt.Errorf("look up batch %d: %w", b.Seq, err))
+		}
+		if _, ours := wanted[int64(id)]; ours {
+			found[int64(id)] = struct{}{}
+		}
+	}
+	if err := rows.Err(); err != nil {
+		c.forget()
+		return nil, classify(fmt.Errorf("look up batch %d: %w", b.Seq, err))
+	}
+	return found, nil
+}
+
+// look returns what is known of the table, and looks at it if nothing is.
+func (c *ClickHouse) look(ctx context.Context) (*Target, error) {
+	c.mu.Lock()
+	target := c.target
+	c.mu.Unlock()
+	if target != nil && time.Since(target.Seen) < lookAgain {
+		return target, nil
+	}
+	return c.Check(ctx)
+}
+
+// lookAgain is how long what is known of the table is trusted: its clock drifts, and operators alter tables.
+const lookAgain = time.Minute
+
+// forget makes the next call look at the table again: a failed write may mean that it has changed.
+func (c *ClickHouse) forget() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.target = nil
+}
+
+// Check looks at the server and the table. The error is a *[batch.Failure].
+func (c *ClickHouse) Check(ctx context.Context) (*Target, error) {
+	ctx, cancel := context.WithTimeout(ctx, queryTimeout)
+	defer cancel()
+	target, err := c.inspect(ctx)
+	if err != nil {
+		return nil, classify(err)
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.target = target
+	return target, nil
+}
+
+// Ready says whether batches can be written now, and warns of what weakens the promise.
+func (c *ClickHouse) Ready(ctx context.Context) (warnings []string, err error) {
+	target, err := c.Check(ctx)
+	if err != nil {
+		return nil, err
+	}
+	if target.Window == 0 {
+		warnings = append(warnings, "the target table has no deduplication window, so a lost reply can double a batch: delivery is at least once; "+
+			"mend it with ALTER TABLE "+c.table+" MODIFY SETTING non_replicated_deduplication_window = 10000")
+	}
+	if !target.HasDeadline {
+		warnings = append(warnings, "the target table has no constraint "+deadlineConstraint+", so an insert that was paused for longer than the "+
+			"deduplication window remembers can double a batch; migrations/clickhouse shows the constraint")
+	}
+	return warnings, nil
+}
+
+func joinAbort(insert driver.Batch, err error) error {
+	_ = insert.Abort() // gives the connection up; the error that led here says more
+	return err
+}
+
+// pinned settings go with every insert, as far as the server knows them: whatever a profile says, one batch stays one
+// synchronous block whose token counts.
+var pinned = clickhouse.Settings{ //nolint:gochecknoglobals // a constant table
+	"async_insert":                                       0,                           // on by default from 26.2 (C1)
+	"insert_deduplicate":                                 1,                           //
+	"max_insert_block_size":                              1_048_449,                   // the limits at which the server cuts blocks (C4): far above ours
+	"max_insert_block_size_bytes":                        0,                           //
+	"min_insert_block_size_rows":                         1_048_449,                   //
+	"min_insert_block_size_bytes":                        268_435_456,                 //
+	"use_strict_insert_block_limits":                     0,                           //
+	"max_insert_threads":                                 1,                           //
+	"max_insert_parallel_threads":                        1,                           //
+	"insert_allow_materialized_columns":                  1,                           // the deadline column (C9)
+	"deduplicate_blocks_in_dependent_materialized_views": 1,                           // (C7)
+	"max_execution_time":                                 int(writeTimeout.Seconds()), // the server gives up when we do
+	"wait_end_of_query":                                  1,                           // over HTTP: no success before the end
+}
+
+// known lists the names of pinned.
+func known() []string {
+	names := make([]string, 0, len(pinned))
+	for name := range pinned {
+		names = append(names, name)
+	}
+	slices.Sort(names)
+	return names
+}

@@ -1,0 +1,160 @@
+package sink
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"regexp"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/ClickHouse/clickhouse-go/v2"
+
+	"github.com/sluicebox/sluicebox/internal/batch"
+)
+
+// Target is what the sink found out about the table.
+type Target struct {
+	Version     string
+	UUID        string // changes when the table is created anew, and its deduplication window is empty then (FACTS C6)
+	Engine      string
+	Window      uint64        // blocks whose tokens are remembered; 0: tokens do nothing (C2)
+	HasDeadline bool          // the table refuses inserts after their deadline (C9)
+	ClockOffset time.Duration // ClickHouse's clock minus ours
+	Known       map[string]bool
+	Seen        time.Time
+
+	quoted  string
+	insert  string
+	types   map[string]string
+	columns []targetColumn
+}
+
+// deadlineColumn and its constraint are what migrations/clickhouse gives a table.
+const (
+	deadlineColumn     = "write_deadline"
+	deadlineConstraint = "written_in_time"
+)
+
+func (t *Target) has(column string) bool { _, ok := t.types[column]; return ok }
+
+func (t *Target) insertColumns() []clickhouse.ColumnNameAndType {
+	list := make([]clickhouse.ColumnNameAndType, len(t.columns))
+	for i, c := range t.columns {
+		list[i] = clickhouse.ColumnNameAndType{Name: c.name, Type: t.types[c.name]}
+	}
+	return list
+}
+
+// inspect asks the server about itself and the table.
+func (c *ClickHouse) inspect(ctx context.Context) (*Target, error) {
+	t := &Target{types: map[string]string{}, Known: map[string]bool{}}
+	database, table, qualified := strings.Cut(c.table, ".")
+	t.quoted = quote(database) + "." + quote(table)
+	if !qualified {
+		database, table, t.quoted = "", c.table, quote(c.table)
+	}
+	var now time.Time
+	asked := time.Now()
+	if err := c.conn.QueryRow(ctx, `SELECT version(), now64(6, 'UTC')`).Scan(&t.Version, &now); err != nil {
+		return nil, fmt.Errorf("ask ClickHouse for its version: %w", err)
+	}
+	t.Seen = time.Now()
+	t.ClockOffset = now.Sub(asked.Add(t.Seen.Sub(asked) / 2))
+
+	var create, settings string
+	err := c.conn.QueryRow(ctx, `SELECT toString(uuid), engine, engine_full, create_table_query FROM system.tables
+WHERE database = if(? = '', currentDatabase(), ?) AND name = ?`, database, database, table).Scan(&t.UUID, &t.Engine, &settings, &create)
+	if errors.Is(err, errNoRows) {
+		return nil, &batch.Failure{
+			Class: batch.Configuration, Err: fmt.Errorf("ClickHouse has no table %s", c.table),
+			Hint: "run `cdc migrate`, which creates it, or set CDC_TARGET_TABLE",
+		}
+	}
+	if err != nil {
+		return nil, fmt.Errorf("look at table %s: %w", c.table, err)
+	}
+	t.Window = window(t.Engine, settings)
+	if err := c.inspectColumns(ctx, t, database, table); err != nil {
+		return nil, err
+	}
+	t.HasDeadline = t.has(deadlineColumn) && strings.Contains(create, "CONSTRAINT "+deadlineConstraint)
+	if err := t.plan(c.table); err != nil {
+		return nil, err
+	}
+	rows, err := c.conn.Query(ctx, `SELECT name FROM system.settings WHERE has(?, name)`, known())
+	if err != nil {
+		return nil, fmt.Errorf("ask ClickHouse for its settings: %w", err)
+	}
+	defer func() { _ = rows.Close() }() // rows.Err tells
+	for rows.Next() {
+		var name string
+		if err := rows.Scan(&name); err != nil {
+			return nil, fmt.Errorf("ask ClickHouse for its settings: %w", err)
+		}
+		t.Known[name] = true
+	}
+	return t, rows.Err()
+}
+
+func (c *ClickHouse) inspectColumns(ctx context.Context, t *Target, database, table string) error {
+	rows, err := c.conn.Query(ctx, `SELECT name, type FROM system.columns
+WHERE database = if(? = '', currentDatabase(), ?) AND table = ? AND default_kind != 'ALIAS'`, database, database, table)
+	if err != nil {
+		return fmt.Errorf("look at the columns of table %s: %w", c.table, err)
+	}
+	defer func() { _ = rows.Close() }() // rows.Err tells
+	for rows.Next() {
+		var name, kind string
+		if err := rows.Scan(&name, &kind); err != nil {
+			return fmt.Errorf("look at the columns of table %s: %w", c.table, err)
+		}
+		t.types[name] = kind
+	}
+	return rows.Err()
+}
+
+// plan decides which columns are written.
+func (t *Target) plan(table string) error {
+	var missing, names []string
+	for _, column := range allColumns() {
+		switch {
+		case column.name == deadlineColumn && !t.HasDeadline:
+		case t.has(column.name):
+			t.columns = append(t.columns, column)
+			names = append(names, quote(column.name))
+		case column.required:
+			missing = append(missing, column.name)
+		}
+	}
+	if len(missing) > 0 {
+		return &batch.Failure{
+			Class: batch.Configuration, Err: fmt.Errorf("table %s lacks columns: %s", table, strings.Join(missing, ", ")),
+			Hint: "add them as migrations/clickhouse defines them",
+		}
+	}
+	t.insert = `INSERT INTO ` + t.quoted + ` (` + strings.Join(names, ", ") + `)`
+	return nil
+}
+
+// window reads how many blocks' tokens a table remembers. Replicated tables always remember some.
+func window(engine, settings string) uint64 {
+	name, none := "non_replicated_deduplication_window", uint64(0)
+	if strings.HasPrefix(engine, "Replicated") || strings.HasPrefix(engine, "Shared") {
+		name, none = "replicated_deduplication_window", 10_000
+	}
+	match := regexp.MustCompile(`\b` + name + ` = (\d+)`).FindStringSubmatch(settings)
+	if match == nil {
+		return none
+	}
+	n, err := strconv.ParseUint(match[1], 10, 64)
+	if err != nil {
+		return none
+	}
+	return n
+}
+
+func quote(identifier string) string {
+	return "`" + strings.NewReplacer(`\`, `\\`, "`", "\\`").Replace(identifier) + "`"
+}
