@@ -1,0 +1,349 @@
+package main
+
+import (
+	"bufio"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/ClickHouse/clickhouse-go/v2/lib/driver"
+	"github.com/google/go-cmp/cmp"
+	"github.com/jackc/pgx/v5/pgxpool"
+
+	"github.com/sluicebox/sluicebox/internal/testdb"
+)
+
+// patience bounds every wait of these tests. It is not a claim about speed: a machine that is busy with other tests may take
+// long, and a test that fails takes this long to say so.
+const patience = 90 * time.Second
+
+func TestMain(m *testing.M) { testdb.Main(m) }
+
+// binary builds the daemon once, with failpoints.
+//
+//nolint:gochecknoglobals // built once a test binary
+var binary = sync.OnceValues(func() (string, error) {
+	dir, err := os.MkdirTemp("", "cdc")
+	if err != nil {
+		return "", err
+	}
+	path := filepath.Join(dir, "cdc")
+	out, err := exec.CommandContext(context.Background(), "go", "build", "-tags", "failpoints", "-o", path, ".").CombinedOutput()
+	if err != nil {
+		return "", fmt.Errorf("build cdc: %w: %s", err, out)
+	}
+	return path, nil
+})
+
+// line is everything that a test of the daemon needs: both databases, migrated, and settings.
+type line struct {
+	db    *testdb.DB
+	pg    *pgxpool.Pool
+	ch    driver.Conn
+	slot  string
+	extra []string // settings, NAME=value
+}
+
+func newLine(t *testing.T) *line {
+	t.Helper()
+	db := testdb.Migrated(t)
+	return &line{db: db, pg: db.Postgres(t), ch: db.ClickHouse(t), slot: db.Slot(t)}
+}
+
+// daemon is a running `cdc run`.
+type daemon struct {
+	cmd    *exec.Cmd
+	admin  string // base URL
+	mu     sync.Mutex
+	log    []string
+	exited chan struct{}
+	code   int
+	heard  chan struct{} // closed and replaced at each line of log
+}
+
+// start starts `cdc run` against the line. It returns once the admin address is served, or the process has ended.
+func (l *line) start(t *testing.T, settings ...string) *daemon {
+	t.Helper()
+	d := startCDC(t, append([]string{
+		"DATABASE_URL=" + l.db.PostgresURL, "CLICKHOUSE_URL=" + l.db.ClickHouseURL, "CDC_SLOT=" + l.slot, "CDC_ADMIN_ADDR=127.0.0.1:0",
+		"CDC_BATCH_MAX_DELAY=50ms",
+	}, append(l.extra, settings...)...), "run")
+	d.wait(t, "serving metrics and health")
+	return d
+}
+
+func startCDC(t *testing.T, env []string, args ...string) *daemon {
+	t.Helper()
+	path, err := binary()
+	if err != nil {
+		t.Fatal(err)
+	}
+	d := &daemon{exited: make(chan struct{}), heard: make(chan struct{})}
+	d.cmd = exec.CommandContext(t.Context(), path, args...)
+	d.cmd.Cancel = func() error { return nil } // the cleanup ends it
+	d.cmd.Env = append(os.Environ(), env...)
+	out, err := d.cmd.StderrPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := d.cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	go func() {
+		lines := bufio.NewScanner(out)
+		for lines.Scan() {
+			d.add(lines.Text())
+		}
+		var exit *exec.ExitError
+		if err := d.cmd.Wait(); err != nil && !errors.As(err, &exit) {
+			d.add(err.Error())
+		}
+		d.code = d.cmd.ProcessState.ExitCode()
+		close(d.exited)
+	}()
+	t.Cleanup(func() {
+		_ = d.cmd.Process.Signal(syscall.SIGCONT)
+		d.kill(t)
+		if t.Failed() {
+			t.Logf("log of cdc pid %d:\n%s", d.cmd.Process.Pid, d.text())
+		}
+	})
+	return d
+}
+
+func (d *daemon) add(text string) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.log = append(d.log, text)
+	var entry struct{ Addr, Message string }
+	if json.Unmarshal([]byte(text), &entry) == nil && entry.Message == "serving metrics and health" {
+		d.admin = "http://" + entry.Addr
+	}
+	close(d.heard)
+	d.heard = make(chan struct{})
+}
+
+func (d *daemon) text() string {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return strings.Join(d.log, "\n")
+}
+
+// wait waits for one of some texts in the log, or the end of the process.
+func (d *daemon) wait(t *testing.T, texts ...string) {
+	t.Helper()
+	said := func(log string) bool {
+		return slices.ContainsFunc(texts, func(text string) bool { return strings.Contains(log, text) })
+	}
+	limit := time.After(patience)
+	for {
+		d.mu.Lock()
+		found, heard := said(strings.Join(d.log, "\n")), d.heard
+		d.mu.Unlock()
+		if found {
+			return
+		}
+		select {
+		case <-heard:
+		case <-d.exited:
+			if !said(d.text()) {
+				t.Fatalf("cdc ended with code %d before it said %q:\n%s", d.code, texts, d.text())
+			}
+		case <-limit:
+			t.Fatalf("cdc did not say %q:\n%s", texts, d.text())
+		}
+	}
+}
+
+// end waits for the process to end and returns its exit code.
+func (d *daemon) end(t *testing.T) int {
+	t.Helper()
+	select {
+	case <-d.exited:
+		return d.code
+	case <-time.After(patience):
+		t.Fatalf("cdc did not end:\n%s", d.text())
+		return 0
+	}
+}
+
+func (d *daemon) kill(t *testing.T) {
+	t.Helper()
+	_ = d.cmd.Process.Kill()
+	d.end(t)
+}
+
+func (d *daemon) stop(t *testing.T) int {
+	t.Helper()
+	if err := d.cmd.Process.Signal(syscall.SIGTERM); err != nil {
+		t.Fatal(err)
+	}
+	return d.end(t)
+}
+
+func (d *daemon) get(t *testing.T, path string) (int, string) {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+	defer cancel()
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, d.admin+path, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	resp, err := http.DefaultClient.Do(req)
+	if err != nil {
+		return 0, err.Error()
+	}
+	defer func() { _ = resp.Body.Close() }()
+	body, err := io.ReadAll(resp.Body)
+	if err != nil {
+		return 0, err.Error()
+	}
+	return resp.StatusCode, string(body)
+}
+
+// write commits n events, perTx in each transaction.
+func (l *line) write(t *testing.T, n, perTx int) {
+	t.Helper()
+	for n > 0 {
+		now := min(n, perTx)
+		l.exec(t, insertEvents, now)
+		n -= now
+	}
+}
+
+const insertEvents = `
+INSERT INTO event_outbox (event_type, environment, event_context)
+SELECT 'thing has happened', 'test', jsonb_build_object('n', n, 'text', repeat('x', 50)) FROM generate_series(1, $1) n`
+
+func (l *line) exec(t *testing.T, sql string, args ...any) {
+	t.Helper()
+	if _, err := l.pg.Exec(t.Context(), sql, args...); err != nil {
+		t.Fatalf("%s: %v", sql, err)
+	}
+}
+
+func (l *line) count(t *testing.T, sql string, args ...any) (n int64) {
+	t.Helper()
+	if err := l.pg.QueryRow(t.Context(), sql, args...).Scan(&n); err != nil {
+		t.Fatalf("%s: %v", sql, err)
+	}
+	return n
+}
+
+// eventually waits until check gives an empty string.
+func eventually(t *testing.T, check func() string) {
+	t.Helper()
+	tick := time.NewTicker(25 * time.Millisecond)
+	defer tick.Stop()
+	limit := time.After(patience)
+	for {
+		problem := check()
+		if problem == "" {
+			return
+		}
+		select {
+		case <-tick.C:
+		case <-limit:
+			t.Fatal(problem)
+		}
+	}
+}
+
+// allMarked waits until no row is unprocessed, and then holds both sides against each other.
+func (l *line) allMarked(t *testing.T) {
+	t.Helper()
+	eventually(t, func() string {
+		if n := l.count(t, `SELECT count(*) FROM event_outbox WHERE NOT processed`); n > 0 {
+			return fmt.Sprintf("%d rows are not processed", n)
+		}
+		return ""
+	})
+	l.same(t)
+}
+
+// event is what must be the same on both sides.
+type event struct {
+	ID          uint64
+	Type        string
+	At          time.Time
+	Environment string
+	Context     string
+	Version     uint32
+}
+
+// same fails unless ClickHouse holds each committed, processed row exactly once and as it is, and nothing else.
+func (l *line) same(t *testing.T) {
+	t.Helper()
+	want := l.eventsInPostgres(t)
+	got := l.eventsInClickHouse(t)
+	if len(want) != len(got) {
+		t.Errorf("Postgres has %d processed events, ClickHouse %d rows", len(want), len(got))
+	}
+	if diff := firstDiff(want, got); diff != "" {
+		t.Errorf("events differ (-Postgres +ClickHouse): %s", diff)
+	}
+}
+
+func firstDiff(want, got []event) string {
+	for i := range min(len(want), len(got)) {
+		if diff := cmp.Diff(want[i], got[i]); diff != "" {
+			return fmt.Sprintf("at %d: %s", i, diff)
+		}
+	}
+	return ""
+}
+
+func (l *line) eventsInPostgres(t *testing.T) (events []event) {
+	t.Helper()
+	rows, err := l.pg.Query(t.Context(), `
+SELECT id, event_type, event_date_time, environment, event_context::text, metadata_version FROM event_outbox WHERE processed ORDER BY id`)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for rows.Next() {
+		var e event
+		if err := rows.Scan(&e.ID, &e.Type, &e.At, &e.Environment, &e.Context, &e.Version); err != nil {
+			t.Fatal(err)
+		}
+		e.At = e.At.UTC()
+		events = append(events, e)
+	}
+	if err := rows.Err(); err != nil {
+		t.Fatal(err)
+	}
+	return events
+}
+
+func (l *line) eventsInClickHouse(t *testing.T) (events []event) {
+	t.Helper()
+	rows, err := l.ch.Query(t.Context(), `
+SELECT id, event_type, event_date_time, environment, event_context, metadata_version FROM event_log WHERE source = ? ORDER BY id`, l.slot)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = rows.Close() }()
+	for rows.Next() {
+		var e event
+		if err := rows.Scan(&e.ID, &e.Type, &e.At, &e.Environment, &e.Context, &e.Version); err != nil {
+			t.Fatal(err)
+		}
+		e.At = e.At.UTC()
+		events = append(events, e)
+	}
+	if err := rows.Err(); err != nil {
+		t.Fatal(err)
+	}
+	return events
+}

@@ -1,0 +1,32 @@
+// Command cdc delivers events from a Postgres outbox to ClickHouse, each exactly once.
+package main
+
+import (
+	"context"
+	"os"
+
+	"github.com/sluicebox/sluicebox/internal/cli"
+)
+
+// grammar is the command line.
+type grammar struct {
+	Run     runCommand     `cmd:"" help:"Stream committed events into ClickHouse until told to stop."`
+	Migrate migrateCommand `cmd:"" help:"Create or update the tables of both databases, and the publication."`
+}
+
+func main() {
+	os.Exit(cli.Main("cdc", func(ctx context.Context) error {
+		var g grammar
+		program := cli.Program{
+			Name:   "cdc",
+			About:  "Carries events from a Postgres outbox table to ClickHouse, each exactly once, by logical replication.",
+			Prefix: "CDC_",
+		}
+		command, err := program.Parse(&g)
+		if err != nil {
+			return err
+		}
+		command.BindTo(ctx, (*context.Context)(nil))
+		return command.Run()
+	}))
+}

@@ -1,0 +1,56 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+
+	"github.com/sluicebox/sluicebox/internal/cli"
+	"github.com/sluicebox/sluicebox/internal/pipeline"
+	"github.com/sluicebox/sluicebox/internal/replication"
+	"github.com/sluicebox/sluicebox/migrations"
+)
+
+type migrateCommand struct {
+	databases
+
+	Timeout time.Duration `default:"5m" min:"1s" help:"How long to wait for the databases and for another migration to end."`
+}
+
+// Help is shown by cdc migrate --help.
+func (*migrateCommand) Help() string {
+	return `Applies the numbered migrations of migrations/postgres and migrations/clickhouse that are not applied yet, then creates the
+publication for inserts of the outbox if it is missing. It can be run at any time and by several hosts at once. A database that a
+newer release has migrated is left alone. The role needs CREATE on the database; the tables it creates belong to it.`
+}
+
+// Run applies what is missing.
+func (c *migrateCommand) Run(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, c.Timeout)
+	defer cancel()
+	log := c.Logger(os.Stderr)
+	applied, err := migrations.Apply(ctx, string(c.DatabaseURL), string(c.ClickHouseURL))
+	for _, m := range applied {
+		log.Info().Str("database", m.Database).Str("migration", m.Name).Msg("migration applied")
+	}
+	if errors.Is(err, migrations.ErrNewer) {
+		return &cli.Exit{Code: cli.CodePreflight, Err: err, Hint: "use the newer release, or an older backup of the database"}
+	}
+	if err != nil {
+		return &cli.Exit{Code: cli.CodePreflight, Err: err, Hint: pipeline.Hint(err)}
+	}
+	conn, err := pgx.Connect(ctx, string(c.DatabaseURL))
+	if err != nil {
+		return fmt.Errorf("connect to Postgres: %w", err)
+	}
+	defer func() { _ = conn.Close(context.WithoutCancel(ctx)) }() // all is committed by then
+	if _, err := replication.EnsurePublication(ctx, conn, c.replication(c.DatabaseURL)); err != nil {
+		return &cli.Exit{Code: cli.CodePreflight, Err: err, Hint: pipeline.Hint(err)}
+	}
+	log.Info().Int("applied", len(applied)).Str("publication", c.Publication).Msg("both databases are up to date")
+	return nil
+}

@@ -1,0 +1,124 @@
+package main
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/cenkalti/backoff/v5"
+	"github.com/jackc/pgx/v5/pgconn"
+	"github.com/jackc/pgx/v5/pgxpool"
+	"github.com/rs/zerolog"
+
+	"github.com/sluicebox/sluicebox/internal/cli"
+	"github.com/sluicebox/sluicebox/internal/ops"
+	"github.com/sluicebox/sluicebox/internal/pipeline"
+	"github.com/sluicebox/sluicebox/internal/replication"
+	"github.com/sluicebox/sluicebox/internal/sink"
+	"github.com/sluicebox/sluicebox/migrations"
+)
+
+// deliver opens both databases, looks whether they are as they must be, and runs the pipeline.
+func (c *runCommand) deliver(ctx context.Context, metrics *ops.Metrics, log zerolog.Logger) error {
+	pool, client, err := c.open(context.WithoutCancel(ctx))
+	if err != nil {
+		return err
+	}
+	defer func() { _ = client.Close() }() // nothing is in flight by then
+	defer pool.Close()
+
+	stream := c.replication(cmp.Or(c.ReplicationURL, c.DatabaseURL))
+	check := func(ctx context.Context) error { return preflight(ctx, pool, stream) }
+	if err := waitFor(ctx, metrics, log, check); err != nil {
+		return err
+	}
+	if _, err := client.Ready(ctx); sink.Denied(err) { // all else about ClickHouse the pipeline waits out
+		return &cli.Exit{Code: cli.CodePreflight, Err: err, Hint: pipeline.Hint(err)}
+	}
+	return exit(pipeline.New(pipeline.Config{
+		Replication: stream, Limits: c.limits(), Holder: holder(), TakeoverAfter: c.TakeoverAfter, DrainTimeout: c.ShutdownTimeout,
+	}, pool, client, metrics, log).Run(ctx))
+}
+
+// waitFor calls check until it succeeds. An [*cli.Exit] ends the waiting: nobody can mend that from outside.
+func waitFor(ctx context.Context, metrics *ops.Metrics, log zerolog.Logger, check func(context.Context) error) error {
+	wait := backoff.NewExponentialBackOff()
+	wait.InitialInterval, wait.MaxInterval = 200*time.Millisecond, 5*time.Second
+	_, err := backoff.Retry(ctx, func() (struct{}, error) {
+		err := check(ctx)
+		if exit := new(cli.Exit); errors.As(err, &exit) {
+			return struct{}{}, backoff.Permanent(err)
+		}
+		return struct{}{}, err
+	}, backoff.WithBackOff(wait), backoff.WithMaxElapsedTime(0), backoff.WithNotify(func(err error, _ time.Duration) {
+		metrics.State(pipeline.Paused, err.Error())
+		log.Error().Err(err).Str("hint", hint(err)).Msg("waiting for Postgres")
+	}))
+	return err
+}
+
+var errNotMigrated = errors.New("the schema of the database is not up to date")
+
+func hint(err error) string {
+	if errors.Is(err, errNotMigrated) {
+		return "run `cdc migrate`; this daemon goes on by itself then"
+	}
+	return pipeline.Hint(err)
+}
+
+// preflight looks whether Postgres is as it must be. What others may mend meanwhile gives an ordinary error, what needs this
+// program or Postgres to be started anew an [*cli.Exit].
+func preflight(ctx context.Context, pool *pgxpool.Pool, stream replication.Config) error {
+	const timeout = 20 * time.Second
+	ctx, cancel := context.WithTimeout(ctx, timeout)
+	defer cancel()
+	var level string
+	var version int
+	err := pool.QueryRow(ctx, `SELECT current_setting('wal_level'), current_setting('server_version_num')::int`).Scan(&level, &version)
+	if err != nil {
+		return final(fmt.Errorf("connect to Postgres: %w", err))
+	}
+	const oldest = 150000
+	if version < oldest {
+		return &cli.Exit{
+			Code: cli.CodePreflight, Err: fmt.Errorf("the server is PostgreSQL %d; 15 is the oldest that works", version/10000), Hint: "upgrade Postgres",
+		}
+	}
+	if level != "logical" {
+		return &cli.Exit{
+			Code: cli.CodePreflight, Err: fmt.Errorf("wal_level is %s; logical replication needs logical", level),
+			Hint: "ALTER SYSTEM SET wal_level = logical, then restart Postgres",
+		}
+	}
+	if err := replication.Probe(ctx, stream); err != nil {
+		return final(err)
+	}
+	has, wants, err := migrations.PostgresVersion(ctx, pool)
+	switch {
+	case err != nil:
+		return fmt.Errorf("read the schema version: %w", err)
+	case has > wants:
+		return &cli.Exit{
+			Code: cli.CodePreflight, Err: fmt.Errorf("%w: it has version %d, this program knows %d", migrations.ErrNewer, has, wants),
+			Hint: "use the newer release",
+		}
+	case has < wants:
+		return fmt.Errorf("%w: it has version %d, this program needs %d", errNotMigrated, has, wants)
+	}
+	return nil
+}
+
+// final makes an exit of errors that say that a setting or a privilege is wrong.
+func final(err error) error {
+	var refused *pgconn.PgError
+	if !errors.As(err, &refused) {
+		return err
+	}
+	switch refused.Code {
+	case "28P01", "28000", "3D000", "42501": // password, pg_hba.conf, no such database, no privilege
+		return &cli.Exit{Code: cli.CodePreflight, Err: err, Hint: pipeline.Hint(err)}
+	}
+	return err
+}

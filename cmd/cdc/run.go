@@ -1,0 +1,124 @@
+package main
+
+import (
+	"cmp"
+	"context"
+	"crypto/rand"
+	"errors"
+	"fmt"
+	"net"
+	"os"
+	"time"
+
+	"github.com/jackc/pgx/v5/pgxpool"
+	"golang.org/x/sync/errgroup"
+
+	"github.com/sluicebox/sluicebox/internal/batch"
+	"github.com/sluicebox/sluicebox/internal/cli"
+	"github.com/sluicebox/sluicebox/internal/ledger"
+	"github.com/sluicebox/sluicebox/internal/ops"
+	"github.com/sluicebox/sluicebox/internal/pipeline"
+	"github.com/sluicebox/sluicebox/internal/sink"
+)
+
+type runCommand struct {
+	databases
+
+	ReplicationURL cli.Secret `env:"REPLICATION_DATABASE_URL" name:"replication-database-url" help:"Postgres for the replication connection, when its role is another one. Default: DATABASE_URL."`
+
+	BatchMaxRows  int           `env:"CDC_BATCH_MAX_ROWS" default:"50000" min:"1" max:"1000000" help:"Rows that seal a batch."`
+	BatchMaxBytes cli.Bytes     `env:"CDC_BATCH_MAX_BYTES" default:"16MiB" min:"1KiB" max:"128MiB" help:"Bytes that seal a batch."`
+	BatchMaxDelay time.Duration `env:"CDC_BATCH_MAX_DELAY" default:"1s" min:"1ms" max:"10m" help:"Age of its oldest event that seals a batch."`
+
+	AdminAddr       cli.Addr      `env:"CDC_ADMIN_ADDR" default:"127.0.0.1:8081" help:"Metrics and health."`
+	TakeoverAfter   time.Duration `env:"CDC_TAKEOVER_AFTER" default:"30s" min:"3s" max:"1h" help:"Silence of a leading daemon after which a standby takes over, even if its connections are still open. One that is killed is replaced at once."`
+	ShutdownTimeout time.Duration `env:"CDC_SHUTDOWN_TIMEOUT" default:"25s" min:"1s" max:"1h" help:"How long a stop may take to deliver what was received."`
+}
+
+// Help is shown by cdc run --help.
+func (*runCommand) Help() string {
+	return `Runs until SIGINT or SIGTERM, then delivers what was received and exits with 0. Whatever is killed when, the next start goes on
+where delivery stopped: no event is lost or doubled. A second daemon on the same slot stands by and takes over when the first one
+ends. On its first start, and when the slot was lost, it creates the slot and delivers every unprocessed row of the table.
+
+It waits for databases that are down and tables that are not there yet. It exits with 2 for wrong settings, 3 for what must be
+changed first (a password, wal_level, a missing privilege, a schema of a newer release), and 4 when another daemon took over.`
+}
+
+// Validate checks what the types of the settings can't.
+func (c *runCommand) Validate() error {
+	problems := []error{c.databases.Validate()}
+	if client, err := sink.New(string(c.ClickHouseURL), c.TargetTable, c.Slot); err != nil {
+		problems = append(problems, errors.New("CLICKHOUSE_URL: not a ClickHouse URL such as clickhouse://user:password@host:9000/database"))
+	} else {
+		problems = append(problems, client.Close())
+	}
+	return errors.Join(problems...)
+}
+
+// Run delivers until ctx is done.
+func (c *runCommand) Run(ctx context.Context) error {
+	log := c.Logger(os.Stderr).With().Str("slot", c.Slot).Logger()
+	build := cli.ReadBuild()
+	log.Info().Str("version", build.Version).Str("revision", build.Revision).Msg("starting")
+
+	var lc net.ListenConfig
+	listener, err := lc.Listen(ctx, "tcp", string(c.AdminAddr))
+	if err != nil {
+		return &cli.Exit{Code: cli.CodePreflight, Err: fmt.Errorf("listen on the admin address: %w", err), Hint: "set CDC_ADMIN_ADDR to a free address"}
+	}
+	log.Info().Stringer("addr", listener.Addr()).Msg("serving metrics and health")
+	metrics := ops.NewMetrics(build)
+
+	// The admin server outlives the pipeline: health and metrics tell the truth while it drains.
+	serving, stopServing := context.WithCancel(context.WithoutCancel(ctx))
+	defer stopServing()
+	var group errgroup.Group
+	group.Go(func() error { return ops.Serve(serving, listener, metrics.Handler()) })
+
+	err = c.deliver(ctx, metrics, log)
+	stopServing()
+	return cmp.Or(err, group.Wait())
+}
+
+func (c *runCommand) open(ctx context.Context) (*pgxpool.Pool, *sink.ClickHouse, error) {
+	config, err := pgxpool.ParseConfig(string(c.DatabaseURL))
+	if err != nil {
+		return nil, nil, fmt.Errorf("parse the Postgres URL: %w", err)
+	}
+	// The lock of the stream, its lease, planning and settling, a snapshot during a backfill, and one to spare.
+	config.MaxConns = 6
+	config.ConnConfig.RuntimeParams["application_name"] = "sluicebox " + c.Slot
+	if config.ConnConfig.ConnectTimeout == 0 {
+		config.ConnConfig.ConnectTimeout = 10 * time.Second
+	}
+	pool, err := pgxpool.NewWithConfig(ctx, config)
+	if err != nil {
+		return nil, nil, fmt.Errorf("open Postgres: %w", err)
+	}
+	client, err := sink.New(string(c.ClickHouseURL), c.TargetTable, c.Slot)
+	if err != nil {
+		pool.Close()
+		return nil, nil, err
+	}
+	return pool, client, nil
+}
+
+func holder() string {
+	host, err := os.Hostname()
+	if err != nil {
+		host = "unknown"
+	}
+	return fmt.Sprintf("%s:%d:%s", host, os.Getpid(), rand.Text()[:6]) // process ids come again
+}
+
+func (c *runCommand) limits() batch.Limits {
+	return batch.Limits{Rows: c.BatchMaxRows, Bytes: int(c.BatchMaxBytes), Delay: c.BatchMaxDelay}
+}
+
+func exit(err error) error {
+	if errors.Is(err, ledger.ErrFenced) {
+		return &cli.Exit{Code: cli.CodeFenced, Err: err, Hint: pipeline.Hint(err)}
+	}
+	return err
+}

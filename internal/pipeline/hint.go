@@ -1,0 +1,63 @@
+package pipeline
+
+import (
+	"errors"
+
+	"github.com/jackc/pgx/v5/pgconn"
+
+	"github.com/sluicebox/sluicebox/internal/batch"
+	"github.com/sluicebox/sluicebox/internal/ledger"
+	"github.com/sluicebox/sluicebox/internal/replication"
+)
+
+// Hint says what an operator can do about an error; empty: nothing but wait is known.
+func Hint(err error) string {
+	var failure *batch.Failure
+	var foreign *ForeignSlotError
+	var table *replication.TableError
+	var refused *pgconn.PgError
+	var connect *pgconn.ConnectError
+	switch {
+	case errors.As(err, &failure):
+		return failure.Hint
+	case errors.As(err, &foreign):
+		return "choose another CDC_SLOT, or, if nothing needs that slot, SELECT pg_drop_replication_slot('" + foreign.Slot + "')"
+	case errors.As(err, &table):
+		return "bring the column back, as migrations/postgres defines it"
+	case errors.Is(err, replication.ErrNoPublication):
+		return "run `cdc migrate`, which creates the publication"
+	case errors.Is(err, ledger.ErrFenced):
+		return "nothing to do: the other daemon delivers; restart this one to have it stand by"
+	case errors.Is(err, ledger.ErrNotVisible):
+		return "a missing synchronous standby delays visibility; if rows were deleted before they were delivered, put them back"
+	case errors.As(err, &refused):
+		return hintFor(refused)
+	case errors.As(err, &connect):
+		return "is Postgres up, and DATABASE_URL right?"
+	}
+	return ""
+}
+
+func hintFor(refused *pgconn.PgError) string {
+	switch refused.Code {
+	case "28P01", "28000":
+		return "check user and password in DATABASE_URL (and REPLICATION_DATABASE_URL), and pg_hba.conf"
+	case "3D000":
+		return "create the database, or name another one in DATABASE_URL"
+	case "42P01", "3F000":
+		return "run `cdc migrate`, which creates the tables"
+	case "42501":
+		return "grant the role what it lacks: REPLICATION, and select, insert and update on the outbox and on schema sluicebox"
+	case "53300":
+		return "raise max_connections, or close idle sessions"
+	case "53400":
+		return "raise max_replication_slots or max_wal_senders in postgresql.conf, then restart Postgres"
+	case "55000":
+		return "set wal_level = logical in postgresql.conf, then restart Postgres"
+	case "55006":
+		return "another session reads the slot; this daemon waits for it to end"
+	case "57P03", "57P01":
+		return "Postgres is starting or stopping; this daemon waits for it"
+	}
+	return ""
+}

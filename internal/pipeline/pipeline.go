@@ -1,0 +1,259 @@
+// Package pipeline is the loop that delivers: replication → batch → ledger → sink → ledger → replication.
+//
+//	Next ──▶ batch.Add ──▶ Plan ──▶ Write ──▶ Settle ──▶ Ack
+//	                      ledger    sink      ledger     replication
+//
+// Why in that order: a batch is planned before it is written, so that whoever comes after a crash knows which rows its token
+// is bound to. It is settled (rows marked, position advanced) after it is written, so that a mark means delivered. It is
+// acknowledged last, because that is the only step that can't be undone: the server may forget the WAL then.
+//
+// A session is: take the lead, finish what others planned, see that the slot is whole (or page the table, see backfill.go),
+// stream. Recovery is forgetting: on any trouble with Postgres the session ends, and the next one starts from the ledger.
+// Trouble with ClickHouse is waited out inside the session, with the batch in hand, since its outcome is what must be found out.
+package pipeline
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/cenkalti/backoff/v5"
+	"github.com/jackc/pgx/v5/pgxpool"
+	"github.com/rs/zerolog"
+
+	"github.com/sluicebox/sluicebox/internal/batch"
+	"github.com/sluicebox/sluicebox/internal/ledger"
+	"github.com/sluicebox/sluicebox/internal/replication"
+)
+
+// Sink writes batches. Its errors are *[batch.Failure].
+type Sink interface {
+	// Ready says whether batches can be written now, and warns of what weakens the promise.
+	Ready(ctx context.Context) (warnings []string, err error)
+	// Deadline is the time after which the sink must refuse a batch that is planned now; zero: it can't.
+	Deadline(ctx context.Context) (time.Time, error)
+	// Write stores the rows of a planned batch, all or none, once a token.
+	Write(ctx context.Context, b *batch.Batch) error
+	// Find returns which of the batch's rows are stored.
+	Find(ctx context.Context, b *batch.Batch) (map[int64]struct{}, error)
+}
+
+// State is what the pipeline is doing, in one word.
+type State string
+
+// The states.
+const (
+	Starting   State = "starting"   // not connected yet
+	Standby    State = "standby"    // another daemon leads
+	Recovering State = "recovering" // finishing what an earlier daemon planned
+	Backfill   State = "backfill"   // paging the table, because there is no complete slot
+	Streaming  State = "streaming"
+	Paused     State = "paused" // waiting for Postgres or ClickHouse, with a reason
+	Stopped    State = "stopped"
+)
+
+// Observer is told what happens. Its methods must not block and may be called from several goroutines.
+type Observer interface {
+	State(state State, reason string)
+	Received(rows int)
+	Attempt(outcome string, took time.Duration)
+	Settled(b *batch.Batch, took time.Duration)
+	Slot(retainedWAL int64)
+}
+
+// Config says how to deliver.
+type Config struct {
+	Replication   replication.Config
+	Limits        batch.Limits
+	Holder        string        // how this daemon calls itself in the ledger; no other one may have the name
+	TakeoverAfter time.Duration // age of a lease from which it is taken over
+	DrainTimeout  time.Duration // how long a graceful stop may take to deliver what was received
+}
+
+// Pipeline delivers one stream.
+type Pipeline struct {
+	config   Config
+	pool     *pgxpool.Pool
+	ledger   *ledger.Ledger
+	sink     Sink
+	observer Observer
+	log      zerolog.Logger
+
+	doing   State // what the session does, apart from pauses; set only while no batch is in flight
+	because string
+}
+
+// New makes a pipeline. The pool serves the ledger and plain SQL; it must allow at least four connections.
+func New(config Config, pool *pgxpool.Pool, sink Sink, observer Observer, log zerolog.Logger) *Pipeline {
+	r := config.Replication
+	return &Pipeline{
+		config: config, pool: pool, ledger: ledger.New(pool, r.Slot, r.Schema, r.Table), sink: sink, observer: observer, log: log,
+	}
+}
+
+// Run delivers until ctx is done, and then drains. It returns nil after a graceful stop, [ledger.ErrFenced] when another daemon
+// took over, and waits out everything else.
+func (p *Pipeline) Run(ctx context.Context) error {
+	defer p.observer.State(Stopped, "")
+	wait := newBackoff()
+	for {
+		p.enter(Starting, "")
+		began := time.Now()
+		err := p.session(ctx)
+		if errors.Is(err, ledger.ErrFenced) {
+			return err
+		}
+		if ctx.Err() != nil {
+			return drained(err)
+		}
+		if time.Since(began) > sessionWorked {
+			wait.Reset()
+		}
+		p.pause(err, "delivery is interrupted")
+		if !sleep(ctx, wait.NextBackOff()) {
+			return nil
+		}
+	}
+}
+
+// sessionWorked is how long a session must have lasted for the next wait to be short again.
+const sessionWorked = time.Minute
+
+// errDrain says that a graceful stop took too long. What was planned is finished by the next daemon.
+var errDrain = errors.New("not everything received could be delivered in time; the next start delivers it")
+
+// drained is the outcome of a session that ended because it was asked to.
+func drained(err error) error {
+	if errors.Is(err, errDrain) {
+		return err
+	}
+	return nil
+}
+
+// session takes the lead and delivers. It ends with an error, or with nil when ctx is done and all is delivered.
+func (p *Pipeline) session(ctx context.Context) error {
+	warnings, err := p.sink.Ready(ctx)
+	if err != nil {
+		return err
+	}
+	lead, err := p.lead(ctx)
+	if err != nil {
+		return err
+	}
+	defer lead.Close(ctx)
+	for _, warning := range warnings {
+		p.log.Warn().Msg(warning)
+	}
+	p.log.Info().Int64("epoch", lead.Epoch).Stringer("settled", lead.State.Settled).Msg("leading the stream")
+
+	// What must still be done after ctx is done, draining, runs on work.
+	work, cancel := context.WithCancelCause(context.WithoutCancel(ctx))
+	defer cancel(nil)
+	stopTimer := context.AfterFunc(ctx, func() {
+		timer := time.AfterFunc(p.config.DrainTimeout, func() { cancel(errDrain) })
+		context.AfterFunc(work, func() { timer.Stop() })
+	})
+	defer stopTimer()
+
+	watching := make(chan struct{})
+	watched := &watch{}
+	go func() {
+		defer close(watching)
+		cancel(p.watch(work, lead, watched))
+	}()
+	err = p.deliverAll(ctx, work, lead, watched)
+	if cause := context.Cause(work); cause != nil {
+		err = cause // the loss of the lead, or of the slot, shows as a cancelled call elsewhere
+	}
+	cancel(nil)
+	<-watching
+	if replication.Gap(err) {
+		p.log.Warn().Err(err).Msg("the slot no longer holds every event; they are read from the table instead")
+		if note := p.ledger.BeginBackfill(context.WithoutCancel(ctx)); note != nil {
+			return errors.Join(err, note)
+		}
+	}
+	if err == nil || ctx.Err() != nil {
+		if releaseErr := p.ledger.Release(context.WithoutCancel(ctx)); releaseErr != nil {
+			p.log.Warn().Err(releaseErr).Msg("the lease could not be released; a standby waits until it is stale")
+		}
+	}
+	return err
+}
+
+func (p *Pipeline) deliverAll(ctx, work context.Context, lead *ledger.Lead, watched *watch) error {
+	// Until the stream runs there is nothing to drain: what is planned waits in the ledger for the next start.
+	setup, cancel := context.WithCancelCause(work)
+	defer cancel(nil)
+	defer context.AfterFunc(ctx, func() { cancel(context.Cause(ctx)) })()
+	if err := p.finishPlanned(setup); err != nil {
+		return err
+	}
+	if err := p.ensureSlot(setup, lead, watched); err != nil {
+		return err
+	}
+	return p.stream(ctx, work)
+}
+
+// lead waits until this daemon leads.
+func (p *Pipeline) lead(ctx context.Context) (*ledger.Lead, error) {
+	const poll = 500 * time.Millisecond
+	told := false
+	for {
+		lead, standby, err := p.ledger.TryLead(ctx, p.config.Holder, p.config.TakeoverAfter)
+		if err != nil || lead != nil {
+			return lead, err
+		}
+		reason := fmt.Sprintf("%s leads (slot read by pid %d)", standby.Holder, standby.PID)
+		p.enter(Standby, reason)
+		if !told {
+			p.log.Info().Str("leader", standby.Holder).Int32("slot_pid", standby.PID).Dur("takeover_after", p.config.TakeoverAfter).
+				Msg("another daemon leads; standing by")
+			told = true
+		}
+		if !sleep(ctx, poll) {
+			return nil, ctx.Err()
+		}
+	}
+}
+
+// enter notes what the session does now.
+func (p *Pipeline) enter(state State, reason string) {
+	p.doing, p.because = state, reason
+	p.observer.State(state, reason)
+}
+
+// resume ends a pause.
+func (p *Pipeline) resume() { p.observer.State(p.doing, p.because) }
+
+// pause tells why nothing is delivered at the moment.
+func (p *Pipeline) pause(err error, message string) {
+	p.observer.State(Paused, err.Error())
+	p.log.Error().Err(err).Str("hint", Hint(err)).Msg(message)
+}
+
+// pacer is the one way in which this package waits between tries: exponentially longer, with jitter.
+type pacer struct {
+	*backoff.ExponentialBackOff
+
+	paused bool // a try has failed
+}
+
+func newBackoff() *pacer {
+	b := backoff.NewExponentialBackOff()
+	b.InitialInterval, b.MaxInterval = 100*time.Millisecond, 15*time.Second
+	return &pacer{ExponentialBackOff: b}
+}
+
+// sleep waits for d; false: ctx was done first.
+func sleep(ctx context.Context, d time.Duration) bool {
+	timer := time.NewTimer(d)
+	defer timer.Stop()
+	select {
+	case <-timer.C:
+		return true
+	case <-ctx.Done():
+		return false
+	}
+}

@@ -1,0 +1,320 @@
+package pipeline_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/ClickHouse/clickhouse-go/v2/lib/driver"
+	"github.com/jackc/pgx/v5/pgxpool"
+	"github.com/rs/zerolog"
+
+	"github.com/sluicebox/sluicebox/internal/batch"
+	"github.com/sluicebox/sluicebox/internal/ledger"
+	"github.com/sluicebox/sluicebox/internal/pipeline"
+	"github.com/sluicebox/sluicebox/internal/replication"
+	"github.com/sluicebox/sluicebox/internal/sink"
+	"github.com/sluicebox/sluicebox/internal/testdb"
+)
+
+func TestMain(m *testing.M) { testdb.Main(m) }
+
+// faulty is the real sink, with faults that no real server can be made to have at a chosen moment.
+type faulty struct {
+	pipeline.Sink
+
+	mu     sync.Mutex
+	before func(b *batch.Batch) error // called instead of the next writes, as long as it is set; nil error: the write goes on
+}
+
+func (f *faulty) Write(ctx context.Context, b *batch.Batch) error {
+	f.mu.Lock()
+	before := f.before
+	f.mu.Unlock()
+	if before != nil {
+		if err := before(b); err != nil {
+			return err
+		}
+	}
+	return f.Sink.Write(ctx, b)
+}
+
+func (f *faulty) set(before func(b *batch.Batch) error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.before = before
+}
+
+// silent observes nothing.
+type silent struct{}
+
+func (silent) State(pipeline.State, string)        {}
+func (silent) Received(int)                        {}
+func (silent) Attempt(string, time.Duration)       {}
+func (silent) Settled(*batch.Batch, time.Duration) {}
+func (silent) Slot(int64)                          {}
+
+// rig is a pipeline on real databases.
+type rig struct {
+	pg   *pgxpool.Pool
+	ch   driver.Conn
+	slot string
+	sink *faulty
+	run  func() (stop func() error)
+}
+
+func newRig(t *testing.T) *rig {
+	t.Helper()
+	db := testdb.Migrated(t)
+	r := &rig{pg: db.Postgres(t), ch: db.ClickHouse(t), slot: db.Slot(t)}
+	client, err := sink.New(db.ClickHouseURL, "event_log", r.slot)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = client.Close() })
+	r.sink = &faulty{Sink: client}
+	config := pipeline.Config{
+		Replication:   replication.Config{URL: db.PostgresURL, Slot: r.slot, Publication: "sluicebox", Schema: "public", Table: "event_outbox"},
+		Limits:        batch.Limits{Rows: 1000, Bytes: 1 << 20, Delay: 20 * time.Millisecond},
+		Holder:        "test",
+		TakeoverAfter: 30 * time.Second,
+		DrainTimeout:  20 * time.Second,
+	}
+	r.run = func() func() error {
+		pool, err := pgxpool.New(t.Context(), db.PostgresURL)
+		if err != nil {
+			t.Fatal(err)
+		}
+		ctx, cancel := context.WithCancel(t.Context())
+		done := make(chan error, 1)
+		log := zerolog.New(zerolog.NewTestWriter(t)).Level(zerolog.WarnLevel)
+		go func() { done <- pipeline.New(config, pool, r.sink, silent{}, log).Run(ctx) }()
+		stop := sync.OnceValue(func() error {
+			select { // it may have ended by itself
+			case err := <-done:
+				cancel()
+				pool.Close()
+				return err
+			default:
+			}
+			cancel()
+			err := <-done
+			pool.Close()
+			return err
+		})
+		t.Cleanup(func() { _ = stop() })
+		return stop
+	}
+	return r
+}
+
+// events is how many events each test has.
+const events = 100
+
+func (r *rig) write(t *testing.T) {
+	t.Helper()
+	_, err := r.pg.Exec(t.Context(), `INSERT INTO event_outbox (event_type, environment, event_context) SELECT 't', 'test', '{}' FROM generate_series(1, $1)`, events)
+	if err != nil {
+		t.Fatal(err)
+	}
+}
+
+// delivered waits until all is marked, and holds both sides against each other.
+func (r *rig) delivered(t *testing.T) {
+	t.Helper()
+	r.wait(t, fmt.Sprintf(`SELECT count(*) = %d FROM event_outbox WHERE processed`, events))
+	var rows, ids uint64
+	if err := r.ch.QueryRow(t.Context(), `SELECT count(), uniqExact(id) FROM event_log`).Scan(&rows, &ids); err != nil {
+		t.Fatal(err)
+	}
+	if rows != events || ids != events {
+		t.Errorf("ClickHouse has %d rows of %d events, want %d", rows, ids, events)
+	}
+}
+
+// wait waits until a query gives true.
+func (r *rig) wait(t *testing.T, query string) {
+	t.Helper()
+	tick := time.NewTicker(10 * time.Millisecond)
+	defer tick.Stop()
+	limit := time.After(time.Minute)
+	for {
+		var ok bool
+		if err := r.pg.QueryRow(t.Context(), query).Scan(&ok); err != nil {
+			t.Fatal(err)
+		}
+		if ok {
+			return
+		}
+		select {
+		case <-tick.C:
+		case <-limit:
+			t.Fatalf("never true: %s", query)
+		}
+	}
+}
+
+// planned runs the pipeline until a batch of all events is planned and its write has failed, and stops it.
+func (r *rig) planned(t *testing.T) {
+	t.Helper()
+	lost := errors.New("the network is gone")
+	r.sink.set(func(*batch.Batch) error { return &batch.Failure{Class: batch.Unknown, Err: lost} })
+	stop := r.run()
+	r.wait(t, `SELECT count(*) = 1 FROM sluicebox.stream WHERE phase = 'stream'`)
+	r.write(t)
+	r.wait(t, `SELECT count(*) = 1 FROM sluicebox.batch WHERE state = 'planned'`)
+	r.abandon(t)
+	if err := stop(); !errors.Is(err, ledger.ErrFenced) {
+		t.Fatalf("the pipeline ended with %v, want ErrFenced", err)
+	}
+	r.sink.set(nil)
+}
+
+// abandon makes the running pipeline lose the lead: it ends without a drain, as a killed one would.
+func (r *rig) abandon(t *testing.T) {
+	t.Helper()
+	if _, err := r.pg.Exec(t.Context(), `UPDATE sluicebox.stream SET epoch = epoch + 1`); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func TestPlannedBatch(t *testing.T) {
+	t.Parallel()
+	t.Run("of which ClickHouse has nothing is sent under its token", func(t *testing.T) {
+		t.Parallel()
+		r := newRig(t)
+		r.planned(t)
+		var token string
+		if err := r.pg.QueryRow(t.Context(), `SELECT token FROM sluicebox.batch`).Scan(&token); err != nil {
+			t.Fatal(err)
+		}
+		var tokens []string
+		r.sink.set(func(b *batch.Batch) error { tokens = append(tokens, b.Token); return nil })
+		stop := r.run()
+		r.delivered(t)
+		if err := stop(); err != nil {
+			t.Fatal(err)
+		}
+		if len(tokens) != 1 || tokens[0] != token {
+			t.Errorf("sent under %q, planned under %q", tokens, token)
+		}
+	})
+	t.Run("of which ClickHouse has some rows gets a new token for the others", func(t *testing.T) {
+		t.Parallel()
+		r := newRig(t)
+		r.planned(t)
+		r.insertPart(t, 40)
+		r.run()
+		r.delivered(t)
+	})
+	t.Run("of which ClickHouse has all rows is settled and not sent", func(t *testing.T) {
+		t.Parallel()
+		r := newRig(t)
+		r.planned(t)
+		r.insertPart(t, 100)
+		r.sink.set(func(b *batch.Batch) error { t.Errorf("batch %d was sent", b.Seq); return nil })
+		r.run()
+		r.delivered(t)
+	})
+	t.Run("whose token ClickHouse knows for other rows is found missing and sent under another", func(t *testing.T) {
+		t.Parallel()
+		r := newRig(t)
+		r.planned(t)
+		var token string
+		if err := r.pg.QueryRow(t.Context(), `SELECT token FROM sluicebox.batch`).Scan(&token); err != nil {
+			t.Fatal(err)
+		}
+		if err := r.ch.Exec(t.Context(), `INSERT INTO event_log (source, id, event_type, event_date_time) SETTINGS async_insert = 0, insert_deduplication_token = '`+token+`'
+			SELECT 'other', 1000000, 'x', now()`); err != nil {
+			t.Fatal(err)
+		}
+		r.run()
+		r.wait(t, `SELECT count(*) = 100 FROM event_outbox WHERE processed`)
+		var rows uint64
+		if err := r.ch.QueryRow(t.Context(), `SELECT count() FROM event_log WHERE source = ?`, r.slot).Scan(&rows); err != nil || rows != 100 {
+			t.Errorf("ClickHouse has %d of the rows, %v; want 100", rows, err)
+		}
+	})
+}
+
+// insertPart puts the first n rows of the planned batch into ClickHouse, as a first insert would have.
+func (r *rig) insertPart(t *testing.T, n int) {
+	t.Helper()
+	rows, err := r.pg.Query(t.Context(), `SELECT o.id, o.event_date_time, (b.end_lsn - '0/0'::pg_lsn)::bigint FROM event_outbox o, sluicebox.batch b ORDER BY o.id LIMIT $1`, n)
+	if err != nil {
+		t.Fatal(err)
+	}
+	insert, err := r.ch.PrepareBatch(t.Context(), `INSERT INTO event_log (source, id, event_type, event_date_time, lsn)`)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for rows.Next() {
+		var id, lsn int64
+		var at time.Time
+		if err := rows.Scan(&id, &at, &lsn); err != nil {
+			t.Fatal(err)
+		}
+		if err := insert.Append(r.slot, uint64(id), "t", at, uint64(lsn)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := errors.Join(rows.Err(), insert.Send()); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func TestExpiredDeadline(t *testing.T) {
+	t.Parallel()
+	for name, reachesClickHouse := range map[string]bool{"nothing had arrived": false, "an earlier attempt had arrived": true} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			r := newRig(t)
+			through := r.sink.Sink
+			late := true
+			r.sink.set(func(b *batch.Batch) error {
+				if !late {
+					return nil
+				}
+				late = false
+				if reachesClickHouse {
+					if err := through.Write(t.Context(), b); err != nil {
+						t.Error(err)
+					}
+				}
+				b.Deadline = time.Now().Add(-time.Hour) // a pause of an hour would have the same effect
+				return nil
+			})
+			r.run()
+			r.wait(t, `SELECT count(*) = 1 FROM sluicebox.stream WHERE phase = 'stream'`)
+			r.write(t)
+			r.delivered(t)
+			if late {
+				t.Error("nothing was written; the test proves nothing")
+			}
+		})
+	}
+}
+
+func TestUnknownOutcome(t *testing.T) {
+	t.Parallel()
+	r := newRig(t)
+	through := r.sink.Sink
+	failures := 3
+	r.sink.set(func(b *batch.Batch) error {
+		if failures == 0 {
+			return nil
+		}
+		failures--
+		if err := through.Write(t.Context(), b); err != nil { // it arrives each time, and nobody says so
+			t.Error(err)
+		}
+		return &batch.Failure{Class: batch.Unknown, Err: errors.New("the reply is lost")}
+	})
+	r.run()
+	r.wait(t, `SELECT count(*) = 1 FROM sluicebox.stream WHERE phase = 'stream'`)
+	r.write(t)
+	r.delivered(t)
+}
