@@ -171,7 +171,9 @@ func rejectedColumns(rejected []batch.Rejected) (ids []int64, reasons, lsns []st
 func (l *Ledger) Trim(ctx context.Context, keep int) error {
 	ctx, cancel := context.WithTimeout(ctx, statementTimeout)
 	defer cancel()
-	_, err := l.pool.Exec(ctx, `DELETE FROM sluicebox.batch WHERE slot = $1 AND seq <= $2 AND state = 'settled'`, l.slot, l.seq-int64(keep))
+	_, err := l.pool.Exec(ctx, `
+DELETE FROM sluicebox.batch WHERE slot = $1 AND state = 'settled'
+   AND seq <= (SELECT max(seq) FROM sluicebox.batch WHERE slot = $1) - $2`, l.slot, int64(keep))
 	if err != nil {
 		return fmt.Errorf("trim the batch history: %w", err)
 	}

@@ -221,6 +221,39 @@ func TestPlan(t *testing.T) {
 	})
 }
 
+func TestTrim(t *testing.T) {
+	t.Parallel()
+	pool, slot := newPool(t)
+	l := ledger.New(pool, slot, "public", "event_outbox")
+	lead(t, l, patience)
+	for range 5 {
+		b := publish(t, pool, 1)
+		if err := errors.Join(l.Plan(t.Context(), b), l.Settle(t.Context(), b)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	unsettled := publish(t, pool, 1)
+	if err := l.Plan(t.Context(), unsettled); err != nil {
+		t.Fatal(err)
+	}
+	left := func(keep int) (n int) {
+		t.Helper()
+		if err := l.Trim(t.Context(), keep); err != nil {
+			t.Fatal(err)
+		}
+		if err := pool.QueryRow(t.Context(), `SELECT count(*) FROM sluicebox.batch WHERE slot = $1`, slot).Scan(&n); err != nil {
+			t.Fatal(err)
+		}
+		return n
+	}
+	if n := left(3); n != 3 {
+		t.Errorf("%d batches are left, want the newest 3", n)
+	}
+	if n := left(0); n != 1 {
+		t.Errorf("%d batches are left, want the unsettled one", n)
+	}
+}
+
 func TestLead(t *testing.T) {
 	t.Parallel()
 	t.Run("of many at once, one leads and the others stand by", func(t *testing.T) {

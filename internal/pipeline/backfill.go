@@ -24,7 +24,7 @@ func (p *Pipeline) backfill(ctx context.Context, reason string, slot replication
 		return err
 	}
 	if slot.Exists {
-		if err := replication.DropSlot(ctx, p.pool, p.config.Replication.Slot); err != nil {
+		if err := replication.DropSlot(ctx, p.config.Replication); err != nil {
 			return err
 		}
 	}

@@ -25,7 +25,7 @@ func Hint(err error) string {
 	case errors.As(err, &table):
 		return "bring the column back, as migrations/postgres defines it"
 	case errors.Is(err, replication.ErrNoPublication):
-		return "run `cdc migrate`, which creates the publication"
+		return "run `cdc migrate` as the owner of the outbox, which creates the publication"
 	case errors.Is(err, ledger.ErrFenced):
 		return "nothing to do: the other daemon delivers; restart this one to have it stand by"
 	case errors.Is(err, ledger.ErrNotVisible):

@@ -54,7 +54,7 @@ func EnsurePublication(ctx context.Context, q Querier, config Config) (Publicati
 		statement = `ALTER PUBLICATION ` + name + ` ADD TABLE ` + config.qualified()
 	}
 	if _, err := q.Exec(ctx, statement); err != nil && sqlState(err) != "42710" { // 42710: another daemon was faster
-		return found, fmt.Errorf("create publication %s: %w", config.Publication, err)
+		return found, fmt.Errorf("create publication %s: %w: %w", config.Publication, ErrNoPublication, err)
 	}
 	return FindPublication(ctx, q, config)
 }

@@ -56,11 +56,17 @@ FROM pg_replication_slots s WHERE s.slot_name = $1 AND s.plugin IS NOT NULL`
 	return state, nil
 }
 
-// DropSlot drops a slot if it is there. Rows outlive the WAL: what the slot held is found again in the table.
-func DropSlot(ctx context.Context, q Querier, name string) error {
-	_, err := q.Exec(ctx, `SELECT pg_drop_replication_slot(slot_name) FROM pg_replication_slots WHERE slot_name = $1`, name)
+// DropSlot drops a slot if it is there. Rows outlive the WAL: what the slot held is found again in the table. It uses a
+// replication connection, because only that role is sure to have the right.
+func DropSlot(ctx context.Context, config Config) error {
+	conn, err := connect(ctx, config)
+	if err != nil {
+		return err
+	}
+	defer closeConn(ctx, conn)
+	err = pglogrepl.DropReplicationSlot(ctx, conn, config.Slot, pglogrepl.DropReplicationSlotOptions{})
 	if err != nil && sqlState(err) != undefinedObject {
-		return fmt.Errorf("drop slot %s: %w", name, err)
+		return fmt.Errorf("drop slot %s: %w", config.Slot, err)
 	}
 	return nil
 }

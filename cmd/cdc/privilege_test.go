@@ -1,0 +1,61 @@
+package main
+
+import (
+	"context"
+	"net/url"
+	"strings"
+	"testing"
+)
+
+// TestLeastPrivilege runs the daemon with the rights that the README lists, and no more.
+func TestLeastPrivilege(t *testing.T) {
+	t.Parallel()
+	l := newLine(t)
+	sql, replication := strings.Replace(l.slot, "slot", "sql", 1), strings.Replace(l.slot, "slot", "repl", 1)
+	const password = "least-privilege"
+	for _, statement := range []string{
+		`CREATE ROLE ` + sql + ` LOGIN PASSWORD '` + password + `'`,
+		`CREATE ROLE ` + replication + ` LOGIN REPLICATION PASSWORD '` + password + `'`,
+		`CREATE PUBLICATION sluicebox FOR TABLE event_outbox WITH (publish = 'insert')`, // as cdc migrate does
+		`GRANT SELECT, UPDATE (processed, processed_at) ON event_outbox TO ` + sql,
+		`GRANT USAGE ON SCHEMA sluicebox TO ` + sql,
+		`GRANT SELECT, INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA sluicebox TO ` + sql,
+		`GRANT ` + replication + ` TO ` + sql, // to end the walsender of a daemon that hangs
+	} {
+		l.exec(t, statement)
+	}
+	t.Cleanup(func() {
+		for _, role := range []string{sql, replication} {
+			if _, err := l.pg.Exec(context.Background(), `DROP OWNED BY `+role+`; DROP ROLE `+role); err != nil { //nolint:usetesting // cleaning up
+				t.Error(err)
+			}
+		}
+	})
+	as := func(role string) string {
+		u, err := url.Parse(l.db.PostgresURL)
+		if err != nil {
+			t.Fatal(err)
+		}
+		u.User = url.UserPassword(role, password)
+		return u.String()
+	}
+	l.write(t, 100, 10)
+	d := l.start(t, "DATABASE_URL="+as(sql), "REPLICATION_DATABASE_URL="+as(replication))
+	l.allMarked(t)
+	l.write(t, 100, 10)
+	l.allMarked(t)
+	l.exec(t, `ALTER PUBLICATION sluicebox DROP TABLE event_outbox`)
+	l.write(t, 10, 10)
+	l.exec(t, `ALTER PUBLICATION sluicebox ADD TABLE event_outbox`)
+	l.allMarked(t) // the slot was dropped and created again with these rights
+	if code := d.stop(t); code != 0 {
+		t.Errorf("exit code %d, want 0", code)
+	}
+
+	t.Run("a replication credential without REPLICATION is told of, with code 3", func(t *testing.T) {
+		d := l.start(t, "DATABASE_URL="+as(sql), "REPLICATION_DATABASE_URL="+as(sql))
+		if code := d.end(t); code != 3 || !strings.Contains(d.text(), "REPLICATION") {
+			t.Errorf("code %d:\n%s", code, d.text())
+		}
+	})
+}
