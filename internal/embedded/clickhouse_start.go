@@ -30,9 +30,9 @@ const configuration = `<clickhouse>
 `
 
 // users are the server's: one for clients, and the default one. As default the start-up script logs in, from loopback and always
-// without a password. It may have one session, which is the script's, so nobody else can log in as it; and it has no rights but those
-// that the script needs. The profilers would
-// interrupt the server's threads with signals that the Go runtime in its process does not expect.
+// without a password. It may have one session, which is the script's, so nobody else can log in as it; and it has no rights but
+// those that the script needs. The profilers would interrupt the server's threads with signals that the Go runtime in its process
+// does not expect.
 const users = `<clickhouse>
   <users>
     <` + clickHouseUser + `>
