@@ -31,12 +31,24 @@ func newPool(t *testing.T) (*pgxpool.Pool, string) {
 
 func lead(t *testing.T, l *ledger.Ledger, takeoverAfter time.Duration) *ledger.Lead {
 	t.Helper()
-	lead, standby, err := l.TryLead(t.Context(), "test", takeoverAfter)
-	if err != nil || lead == nil {
-		t.Fatalf("not leading: %+v, %v", standby, err)
+	tick := time.NewTicker(10 * time.Millisecond) // the server needs a moment to end the session of a leader that has ended
+	defer tick.Stop()
+	limit := time.After(time.Minute)
+	for {
+		lead, standby, err := l.TryLead(t.Context(), "test", takeoverAfter)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if lead != nil {
+			t.Cleanup(func() { lead.Close(t.Context()) })
+			return lead
+		}
+		select {
+		case <-tick.C:
+		case <-limit:
+			t.Fatalf("not leading: %+v", standby)
+		}
 	}
-	t.Cleanup(func() { lead.Close(t.Context()) })
-	return lead
 }
 
 // publish writes n events and returns them as a batch.
