@@ -186,7 +186,7 @@ func TestLargeTransaction(t *testing.T) {
 	}
 	// The transaction's rows take some 40 MB as text and far more as Go values. Two batches of 20 000 rows and their encoded
 	// blocks must do, so the peak stays far below what holding all of it would take.
-	if grown := d.peakMemory(t) - before; grown > 96<<20 {
+	if grown := d.peakMemory(t) - before; grown > memoryFactor*96<<20 {
 		t.Errorf("peak memory grew by %d MiB", grown>>20)
 	}
 }

@@ -212,6 +212,16 @@ func TestClickHouseFaults(t *testing.T) {
 		before := l.count(t, `SELECT pg_current_wal_lsn() - '0/0'::pg_lsn`)
 		l.write(t, 100, 10)
 		d.wait(t, "is ClickHouse up, and CLICKHOUSE_URL right?")
+		var written time.Time
+		if err := l.pg.QueryRow(t.Context(), `SELECT max(event_date_time) FROM event_outbox`).Scan(&written); err != nil {
+			t.Fatal(err)
+		}
+		eventually(t, func() string { // keepalives come meanwhile, and idle positions would be stored twice
+			if l.count(t, `SELECT count(*) FROM sluicebox.stream WHERE slot = $1 AND heartbeat_at > $2::timestamptz + interval '7 seconds'`, l.slot, written) == 0 {
+				return "the daemon's lease is not renewed while ClickHouse is down"
+			}
+			return ""
+		})
 		if n := l.count(t, `SELECT count(*) FROM event_outbox WHERE NOT processed`); n != 100 {
 			t.Errorf("%d events are unprocessed while ClickHouse is down, want 100", n)
 		}

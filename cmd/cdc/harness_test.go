@@ -40,7 +40,7 @@ var binary = sync.OnceValues(func() (string, error) {
 		return "", err
 	}
 	path := filepath.Join(dir, "cdc")
-	out, err := exec.CommandContext(context.Background(), "go", "build", "-tags", "failpoints", "-o", path, ".").CombinedOutput()
+	out, err := exec.CommandContext(context.Background(), "go", "build", raceFlag, "-tags", "failpoints", "-o", path, ".").CombinedOutput()
 	if err != nil {
 		return "", fmt.Errorf("build cdc: %w: %s", err, out)
 	}
@@ -116,6 +116,9 @@ func startCDC(t *testing.T, env []string, args ...string) *daemon {
 	t.Cleanup(func() {
 		_ = d.cmd.Process.Signal(syscall.SIGCONT)
 		d.kill(t)
+		if strings.Contains(d.text(), "DATA RACE") {
+			t.Error("the race detector has found something in the daemon")
+		}
 		if t.Failed() {
 			t.Logf("log of cdc pid %d:\n%s", d.cmd.Process.Pid, d.text())
 		}
