@@ -37,6 +37,21 @@ func TestKilledAtEachStep(t *testing.T) {
 			l.allMarked(t)
 		})
 	}
+	t.Run("in the middle of one transaction", func(t *testing.T) {
+		t.Parallel()
+		l := newLine(t)
+		d := l.start(t, "SLUICEBOX_FAILPOINT=after-settle:5", "CDC_BATCH_MAX_ROWS=70")
+		d.wait(t, `"message":"streaming"`)
+		l.write(t, 1000, 1000)
+		if code := d.end(t); code != -1 {
+			t.Fatalf("exit code %d, want a kill", code)
+		}
+		if n := l.count(t, `SELECT count(*) FROM event_outbox WHERE processed`); n == 0 || n == 1000 {
+			t.Fatalf("%d of 1000 events were settled; the test wants some", n)
+		}
+		l.start(t, "CDC_BATCH_MAX_ROWS=70") // is sent the whole transaction again
+		l.allMarked(t)
+	})
 	t.Run("again while it recovers", func(t *testing.T) {
 		t.Parallel()
 		l := newLine(t)
@@ -161,12 +176,7 @@ func TestTakeover(t *testing.T) {
 		l.write(t, 10, 10)
 		l.allMarked(t)
 		d.stop(t)
-		eventually(t, func() string {
-			if l.count(t, `SELECT count(*) FROM pg_replication_slots WHERE slot_name = $1 AND active`, l.slot) > 0 {
-				return "the slot is still read although the daemon has ended"
-			}
-			return ""
-		})
+		l.notRead(t)
 		reader := l.readSlot(t)
 		d = l.start(t)
 		d.wait(t, "standing by")

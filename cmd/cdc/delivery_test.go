@@ -142,6 +142,7 @@ func TestBackfill(t *testing.T) {
 		l.write(t, 10, 10)
 		l.allMarked(t)
 		d.stop(t)
+		l.notRead(t)
 		l.write(t, 100, 10)
 		l.exec(t, `SELECT pg_replication_slot_advance($1, pg_current_wal_lsn())`, l.slot)
 		d = l.start(t)

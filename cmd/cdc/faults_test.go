@@ -142,6 +142,27 @@ func TestPostgresFaults(t *testing.T) {
 		})
 		l.allMarked(t)
 	})
+	t.Run("a crash of Postgres right after a batch doubles nothing, although commits are asynchronous by default", func(t *testing.T) {
+		t.Parallel()
+		l, server := newOwnLine(t, map[string]string{"synchronous_commit": "off", "wal_writer_delay": "10s"})
+		d := l.start(t)
+		d.wait(t, `"message":"streaming"`)
+		for range 4 {
+			l.exec(t, `BEGIN; SET LOCAL synchronous_commit = on; `+strings.Replace(insertEvents, "$1", "50", 1)+`; COMMIT`)
+			var want uint64
+			eventually(t, func() string {
+				if err := l.ch.QueryRow(t.Context(), `SELECT count() FROM event_log`).Scan(&want); err != nil || want%50 != 0 || want == 0 {
+					return fmt.Sprintf("ClickHouse has %d rows, %v", want, err)
+				}
+				return ""
+			})
+			if err := server.Restart(t.Context(), "immediate"); err != nil {
+				t.Fatal(err)
+			}
+			l.pg.Reset()
+		}
+		l.allMarked(t)
+	})
 	t.Run("without wal_level = logical it says what to do and ends with code 3", func(t *testing.T) {
 		t.Parallel()
 		l, _ := newOwnLine(t, map[string]string{"wal_level": "replica"})

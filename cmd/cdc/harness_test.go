@@ -350,3 +350,14 @@ SELECT id, event_type, event_date_time, environment, event_context, metadata_ver
 	}
 	return events
 }
+
+// notRead waits until the server has ended the session that read the slot.
+func (l *line) notRead(t *testing.T) {
+	t.Helper()
+	eventually(t, func() string {
+		if l.count(t, `SELECT count(*) FROM pg_replication_slots WHERE slot_name = $1 AND active`, l.slot) > 0 {
+			return "the slot is still read although the daemon has ended"
+		}
+		return ""
+	})
+}

@@ -10,6 +10,7 @@ import (
 	"os"
 	"time"
 
+	"github.com/jackc/pgx/v5/pgconn"
 	"github.com/jackc/pgx/v5/pgxpool"
 	"golang.org/x/sync/errgroup"
 
@@ -53,6 +54,9 @@ func (c *runCommand) Validate() error {
 	} else {
 		problems = append(problems, client.Close())
 	}
+	if _, err := pgconn.ParseConfig(string(c.ReplicationURL)); c.ReplicationURL != "" && err != nil {
+		problems = append(problems, errors.New("REPLICATION_DATABASE_URL: not a Postgres URL such as postgres://user:password@host:5432/database"))
+	}
 	return errors.Join(problems...)
 }
 
@@ -92,6 +96,8 @@ func (c *runCommand) open(ctx context.Context) (*pgxpool.Pool, *sink.ClickHouse,
 	if config.ConnConfig.ConnectTimeout == 0 {
 		config.ConnConfig.ConnectTimeout = 10 * time.Second
 	}
+	config.ConnConfig.RuntimeParams["client_encoding"] = "UTF8"
+	config.AfterConnect = ledger.Durable
 	pool, err := pgxpool.NewWithConfig(ctx, config)
 	if err != nil {
 		return nil, nil, fmt.Errorf("open Postgres: %w", err)
@@ -117,8 +123,12 @@ func (c *runCommand) limits() batch.Limits {
 }
 
 func exit(err error) error {
-	if errors.Is(err, ledger.ErrFenced) {
+	halt := new(pipeline.HaltError)
+	switch {
+	case errors.Is(err, ledger.ErrFenced):
 		return &cli.Exit{Code: cli.CodeFenced, Err: err, Hint: pipeline.Hint(err)}
+	case errors.As(err, &halt):
+		return &cli.Exit{Code: cli.CodeHalted, Err: err, Hint: pipeline.Hint(err)}
 	}
 	return err
 }

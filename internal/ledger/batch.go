@@ -9,6 +9,7 @@ import (
 
 	"github.com/google/uuid"
 	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
 	"github.com/jackc/pgx/v5/pgtype"
 
 	"github.com/sluicebox/sluicebox/internal/batch"
@@ -110,7 +111,7 @@ WITH fence AS (
 SELECT NOT EXISTS (SELECT FROM fence), (SELECT count(*) FROM closed)`,
 		l.slot, l.epoch, b.Seq, lsnText(b.End.CommitLSN), int64(b.End.Ordinal), lsnText(b.AckLSN), b.IDs).Scan(&fenced, &closed)
 	switch {
-	case sqlState(err) == "23514": // check_violation, and the only check that this statement can break is batch_marked_whole
+	case brokeWhole(err):
 		return fmt.Errorf("settle batch %d: %w", b.Seq, ErrNotVisible)
 	case err != nil:
 		return fmt.Errorf("settle batch %d: %w", b.Seq, err)
@@ -120,6 +121,12 @@ SELECT NOT EXISTS (SELECT FROM fence), (SELECT count(*) FROM closed)`,
 		return fmt.Errorf("settle batch %d: it is not in the ledger", b.Seq)
 	}
 	return nil
+}
+
+// brokeWhole says whether a settlement was refused because it would have marked too few rows.
+func brokeWhole(err error) bool {
+	refused, ok := errors.AsType[*pgconn.PgError](err)
+	return ok && refused.ConstraintName == "batch_marked_whole"
 }
 
 // Retriable says whether a statement failed for a reason that goes by itself while the session stays usable: a deadlock, a

@@ -89,8 +89,13 @@ func (l *Ledger) tryLead(ctx context.Context, conn *pgxpool.Conn, holder string,
 	lead := &Lead{}
 	row := conn.QueryRow(ctx, `
 UPDATE sluicebox.stream SET epoch = epoch + 1, holder = $2, heartbeat_at = clock_timestamp() WHERE slot = $1
-RETURNING `+stateColumns+`, epoch, (SELECT coalesce(max(seq), 0) FROM sluicebox.batch WHERE slot = $1)`, l.slot, holder)
-	if lead.State, err = scanState(row, &lead.Epoch, &l.seq); err != nil {
+RETURNING `+stateColumns+`, epoch`, l.slot, holder)
+	if lead.State, err = scanState(row, &lead.Epoch); err != nil {
+		return nil, nil, fmt.Errorf("take the stream: %w", err)
+	}
+	// In a statement of its own: the one before may have waited for the old leader's last plan, and would not see it.
+	err = conn.QueryRow(ctx, `SELECT coalesce(max(seq), 0) FROM sluicebox.batch WHERE slot = $1`, l.slot).Scan(&l.seq)
+	if err != nil {
 		return nil, nil, fmt.Errorf("take the stream: %w", err)
 	}
 	l.epoch = lead.Epoch

@@ -128,6 +128,23 @@ func TestSettle(t *testing.T) {
 	})
 }
 
+func TestSettleRefusedByAnotherConstraint(t *testing.T) {
+	t.Parallel()
+	pool, slot := newPool(t)
+	l := ledger.New(pool, slot, "public", "event_outbox")
+	lead(t, l, patience)
+	b := publish(t, pool, 1)
+	if err := l.Plan(t.Context(), b); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := pool.Exec(t.Context(), `ALTER TABLE event_outbox ADD CHECK (NOT processed) NOT VALID`); err != nil {
+		t.Fatal(err)
+	}
+	if err := l.Settle(t.Context(), b); err == nil || errors.Is(err, ledger.ErrNotVisible) || ledger.Retriable(err) {
+		t.Errorf("error is %v; it must not be taken for rows that can't be seen yet", err)
+	}
+}
+
 func TestFence(t *testing.T) {
 	t.Parallel()
 	pool, slot := newPool(t)

@@ -178,9 +178,16 @@ WHERE attrelid = to_regclass($1) AND attname = 'trace_context' AND NOT attisdrop
 func scanRow(rows pgx.Rows) (outbox.Row, error) {
 	var row outbox.Row
 	var at pgtype.Timestamptz
-	if err := rows.Scan(&row.ID, &row.Type, &at, &row.Environment, &row.Context, &row.MetadataVersion, &row.TraceContext); err != nil {
+	var kind, environment *string
+	var version *int32
+	if err := rows.Scan(&row.ID, &kind, &at, &environment, &row.Context, &version, &row.TraceContext); err != nil {
 		return row, err
 	}
+	if kind == nil || !at.Valid || environment == nil || row.Context == nil || version == nil {
+		row.Invalid = "a required column is null"
+		return row, nil
+	}
+	row.Type, row.Environment, row.MetadataVersion = *kind, *environment, *version
 	if at.InfinityModifier != pgtype.Finite {
 		row.Invalid = fmt.Sprintf("event_date_time is %v; ClickHouse's DateTime64(6) has no such value", at.InfinityModifier)
 	}

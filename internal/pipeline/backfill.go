@@ -23,7 +23,7 @@ func (p *Pipeline) backfill(ctx context.Context, reason string, slot replication
 	if err := p.ledger.BeginBackfill(ctx); err != nil {
 		return err
 	}
-	if slot.Exists {
+	if slot.Exists { // slots know no epochs, so a daemon that is paused here may replace its successor's: stream looks again
 		if err := replication.DropSlot(ctx, p.config.Replication); err != nil {
 			return err
 		}

@@ -26,7 +26,7 @@ func (p *Pipeline) deliver(ctx context.Context, b *batch.Batch) error {
 		p.log.Warn().Int64("id", r.ID).Str("reason", r.Reason).Msg("event put into quarantine")
 	}
 	failpoint.Hit("after-plan")
-	if err := p.write(ctx, b); err != nil {
+	if err := p.write(ctx, b, true); err != nil {
 		return err
 	}
 	failpoint.Hit("after-write")
@@ -65,20 +65,10 @@ func (p *Pipeline) finishPlanned(ctx context.Context) error {
 // finish delivers what is missing of a batch whose earlier inserts have an unknown outcome.
 func (p *Pipeline) finish(ctx context.Context, b *batch.Batch) error {
 	began := time.Now()
-	for written := false; ; written = true {
-		// A write that succeeded and left rows missing had a token that ClickHouse knew for other rows, or from before the rows
-		// were removed: it must not be used again.
-		if err := p.keepMissing(ctx, b, written); err != nil {
-			return err
-		}
-		if len(b.Rows) == 0 {
-			break
-		}
-		if err := p.write(ctx, b); err != nil {
-			return err
-		}
-		failpoint.Hit("recovered-write")
+	if err := p.write(ctx, b, false); err != nil {
+		return err
 	}
+	failpoint.Hit("recovered-write")
 	if err := p.settle(ctx, b); err != nil {
 		return err
 	}
@@ -86,16 +76,86 @@ func (p *Pipeline) finish(ctx context.Context, b *batch.Batch) error {
 	return nil
 }
 
-// keepMissing looks up which rows of the batch are stored, keeps the others, and plans them anew under a later deadline. The
-// token stays if the rows do; newToken forces another.
-func (p *Pipeline) keepMissing(ctx context.Context, b *batch.Batch, newToken bool) error {
+// write sends a planned batch until its rows are surely stored. first says that nothing of it was ever sent: then a success is
+// all that is needed. Once an attempt has failed, or was another daemon's, its outcome is unknown, and tokens alone don't settle it
+// (the server may have died between noting the token and storing the rows, or the table was replaced). So the rows are looked up
+// before each further attempt and after its success, and are sent again under the same token as long as they are the same.
+func (p *Pipeline) write(ctx context.Context, b *batch.Batch, first bool) error {
+	wait := newBackoff()
+	defer func() {
+		if wait.paused {
+			p.resume()
+		}
+	}()
+	renewed := false
+	for len(b.Rows) > 0 {
+		if !first {
+			if err := p.keepMissing(ctx, b); err != nil || len(b.Rows) == 0 {
+				return err
+			}
+		}
+		began := time.Now()
+		err := p.sink.Write(ctx, b)
+		class := classOf(err)
+		p.observer.Attempt(class, time.Since(began))
+		if err == nil {
+			if first {
+				return nil
+			}
+			if stored, err := p.stored(ctx, b); err != nil || stored {
+				return err
+			}
+			// A success that left rows missing: ClickHouse knew the token for other rows, or from before the rows were removed. It
+			// must not be used again. A second time this can't be the reason, and sending once more could double the rows.
+			if renewed {
+				return &HaltError{Reason: "ClickHouse confirms inserts whose rows can't be found in the table afterwards"}
+			}
+			b.Token, renewed = "", true
+			continue
+		}
+		if ctx.Err() != nil {
+			return context.Cause(ctx)
+		}
+		first = false
+		p.pause(err, "ClickHouse does not take a batch; it is sent again")
+		wait.paused = true
+		if !sleep(ctx, wait.NextBackOff()) {
+			return context.Cause(ctx)
+		}
+	}
+	return nil
+}
+
+// HaltError says that going on could double or lose events.
+type HaltError struct{ Reason string }
+
+func (e *HaltError) Error() string { return e.Reason }
+
+// stored says whether every row of the batch is in ClickHouse. It looks several times, since a replica may lag behind.
+func (p *Pipeline) stored(ctx context.Context, b *batch.Batch) (bool, error) {
+	const looks = 6 // three seconds, as the waits grow
+	wait := newBackoff()
+	for range looks {
+		missing, err := p.missing(ctx, b)
+		if err != nil || len(missing) == 0 {
+			return err == nil, err
+		}
+		if !sleep(ctx, wait.NextBackOff()) {
+			return false, context.Cause(ctx)
+		}
+	}
+	return false, nil
+}
+
+// missing returns the rows of the batch that ClickHouse does not have.
+func (p *Pipeline) missing(ctx context.Context, b *batch.Batch) ([]outbox.Row, error) {
 	var found map[int64]struct{}
 	err := p.again(ctx, "ClickHouse can't be asked which events it has", sinkFailed, func() (err error) {
 		found, err = p.sink.Find(ctx, b)
 		return err
 	})
 	if err != nil {
-		return err
+		return nil, err
 	}
 	missing := make([]outbox.Row, 0, len(b.Rows))
 	for i := range b.Rows {
@@ -103,7 +163,17 @@ func (p *Pipeline) keepMissing(ctx context.Context, b *batch.Batch, newToken boo
 			missing = append(missing, b.Rows[i])
 		}
 	}
-	if newToken || len(missing) < len(b.Rows) {
+	return missing, nil
+}
+
+// keepMissing keeps the rows that ClickHouse does not have, and plans them anew under a later deadline. The token stays if the
+// rows do.
+func (p *Pipeline) keepMissing(ctx context.Context, b *batch.Batch) error {
+	missing, err := p.missing(ctx, b)
+	if err != nil {
+		return err
+	}
+	if len(missing) < len(b.Rows) {
 		b.Token = ""
 	}
 	b.Rows = missing
@@ -117,40 +187,6 @@ func (p *Pipeline) keepMissing(ctx context.Context, b *batch.Batch, newToken boo
 		return err
 	}
 	failpoint.Hit("replanned")
-	return nil
-}
-
-// write sends a planned batch until it is surely stored. Every failure but an expired deadline is answered by the same rows
-// under the same token: their outcome is unknown, or nothing was stored.
-func (p *Pipeline) write(ctx context.Context, b *batch.Batch) error {
-	wait := newBackoff()
-	for len(b.Rows) > 0 {
-		began := time.Now()
-		err := p.sink.Write(ctx, b)
-		class := classOf(err)
-		p.observer.Attempt(class, time.Since(began))
-		switch {
-		case err == nil:
-			if wait.paused {
-				p.resume()
-				p.log.Info().Int64("batch", b.Seq).Msg("ClickHouse takes batches again")
-			}
-			return nil
-		case ctx.Err() != nil:
-			return context.Cause(ctx)
-		case class == string(batch.Expired):
-			p.log.Warn().Int64("batch", b.Seq).Msg("the deadline of a batch has passed; looking up what is stored")
-			if err := p.keepMissing(ctx, b, false); err != nil {
-				return err
-			}
-			continue
-		}
-		p.pause(err, "ClickHouse does not take a batch; it is sent again")
-		wait.paused = true
-		if !sleep(ctx, wait.NextBackOff()) {
-			return context.Cause(ctx)
-		}
-	}
 	return nil
 }
 

@@ -14,6 +14,7 @@ import (
 func Hint(err error) string {
 	var failure *batch.Failure
 	var foreign *ForeignSlotError
+	var halt *HaltError
 	var table *replication.TableError
 	var refused *pgconn.PgError
 	var connect *pgconn.ConnectError
@@ -23,13 +24,15 @@ func Hint(err error) string {
 	case errors.As(err, &foreign):
 		return "choose another CDC_SLOT, or, if nothing needs that slot, SELECT pg_drop_replication_slot('" + foreign.Slot + "')"
 	case errors.As(err, &table):
-		return "bring the column back, as migrations/postgres defines it"
+		return "bring the column back, as migrations/postgres defines it; the rows are read from the table then"
 	case errors.Is(err, replication.ErrNoPublication):
 		return "run `cdc migrate` as the owner of the outbox, which creates the publication"
+	case errors.As(err, &halt):
+		return "is there a row policy, a TTL, or a Distributed, Buffer or Null engine between the daemon and the rows? mend it, then start again"
 	case errors.Is(err, ledger.ErrFenced):
 		return "nothing to do: the other daemon delivers; restart this one to have it stand by"
 	case errors.Is(err, ledger.ErrNotVisible):
-		return "a missing synchronous standby delays visibility; if rows were deleted before they were delivered, put them back"
+		return "a missing synchronous standby delays visibility; unprocessed rows that were deleted from the outbox hold the stream, see the README"
 	case errors.As(err, &refused):
 		return hintFor(refused)
 	case errors.As(err, &connect):
@@ -53,7 +56,7 @@ func hintFor(refused *pgconn.PgError) string {
 	case "53400":
 		return "raise max_replication_slots or max_wal_senders in postgresql.conf, then restart Postgres"
 	case "55000":
-		return "set wal_level = logical in postgresql.conf, then restart Postgres"
+		return "Postgres is not in a state for this: is wal_level logical, and the slot usable?"
 	case "55006":
 		return "another session reads the slot; this daemon waits for it to end"
 	case "57P03", "57P01":

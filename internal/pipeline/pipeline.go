@@ -93,7 +93,7 @@ func New(config Config, pool *pgxpool.Pool, sink Sink, observer Observer, log ze
 }
 
 // Run delivers until ctx is done, and then drains. It returns nil after a graceful stop, [ledger.ErrFenced] when another daemon
-// took over, and waits out everything else.
+// took over, a [*HaltError] when going on would not be safe, and waits out everything else.
 func (p *Pipeline) Run(ctx context.Context) error {
 	defer p.observer.State(Stopped, "")
 	wait := newBackoff()
@@ -101,7 +101,7 @@ func (p *Pipeline) Run(ctx context.Context) error {
 		p.enter(Starting, "")
 		began := time.Now()
 		err := p.session(ctx)
-		if errors.Is(err, ledger.ErrFenced) {
+		if halt := new(HaltError); errors.Is(err, ledger.ErrFenced) || errors.As(err, &halt) {
 			return err
 		}
 		if ctx.Err() != nil {
@@ -142,6 +142,9 @@ func (p *Pipeline) session(ctx context.Context) error {
 		return err
 	}
 	defer lead.Close(ctx)
+	if table := p.config.Replication.Schema + "." + p.config.Replication.Table; lead.State.Outbox != "" && lead.State.Outbox != table {
+		return &ForeignSlotError{Slot: p.config.Replication.Slot, Why: "is for table " + lead.State.Outbox + ", not for " + table}
+	}
 	for _, warning := range warnings {
 		p.log.Warn().Msg(warning)
 	}

@@ -64,6 +64,7 @@ type rig struct {
 	slot string
 	sink *faulty
 	run  func() (stop func() error)
+	done chan error // how the last run ended, unless stop was told
 }
 
 func newRig(t *testing.T) *rig {
@@ -90,18 +91,13 @@ func newRig(t *testing.T) *rig {
 		}
 		ctx, cancel := context.WithCancel(t.Context())
 		done := make(chan error, 1)
+		r.done = done
 		log := zerolog.New(zerolog.NewTestWriter(t)).Level(zerolog.WarnLevel)
 		go func() { done <- pipeline.New(config, pool, r.sink, silent{}, log).Run(ctx) }()
 		stop := sync.OnceValue(func() error {
-			select { // it may have ended by itself
-			case err := <-done:
-				cancel()
-				pool.Close()
-				return err
-			default:
-			}
 			cancel()
 			err := <-done
+			done <- err // for who asks again
 			pool.Close()
 			return err
 		})

@@ -13,7 +13,7 @@ import (
 
 // watch is what the watcher compares the database with; set once the slot is known to be whole.
 type watch struct {
-	publication atomic.Pointer[replication.Publication]
+	publication atomic.Pointer[string]
 }
 
 // watch renews the lease and looks whether the lead, the slot and the publication are still what they were. It returns when
@@ -44,7 +44,7 @@ func (p *Pipeline) watch(ctx context.Context, lead *ledger.Lead, watched *watch)
 }
 
 // checkWhole looks for the losses that a running stream does not tell of (FACTS P5, P9).
-func (p *Pipeline) checkWhole(ctx context.Context, want replication.Publication) error {
+func (p *Pipeline) checkWhole(ctx context.Context, want string) error {
 	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
 	defer cancel()
 	got, err := replication.FindPublication(ctx, p.pool, p.config.Replication)
@@ -82,7 +82,7 @@ func (p *Pipeline) ensureSlot(ctx context.Context, lead *ledger.Lead, watched *w
 	if err != nil {
 		return err
 	}
-	now.PublicationOID, now.PublicationRelOID = publication.OID, publication.RelOID
+	now.Publication = publication
 	if reason := gap(lead.State, now, slot); reason != "" {
 		if err := p.backfill(ctx, reason, slot, now); err != nil {
 			return err
@@ -135,7 +135,7 @@ func gap(was, now ledger.State, slot replication.SlotState) string {
 		return "the slot was moved forward or created again by somebody else"
 	case was.SystemIdentifier != now.SystemIdentifier:
 		return "this is another Postgres cluster than before"
-	case was.PublicationOID != now.PublicationOID || was.PublicationRelOID != now.PublicationRelOID:
+	case was.Publication != now.Publication:
 		return "the publication was dropped or altered"
 	}
 	return ""

@@ -41,13 +41,26 @@ func (p *Pipeline) stream(ctx, work context.Context) error {
 	if err != nil {
 		return err
 	}
+	// Now that the slot is ours nobody can move it any more; until now somebody could, or could have replaced it, and Postgres
+	// starts such a slot later than asked without a word (FACTS P4).
+	slot, err := replication.Slot(work, p.pool, p.config.Replication.Slot)
+	if err == nil && (!slot.Exists || slot.ConfirmedFlush > state.AckedLSN) {
+		err = &replication.GapError{Reason: "the slot was moved forward or created again by somebody else"}
+	}
+	if err != nil {
+		source.Close()
+		return err
+	}
 	f := &flow{
 		p: p, source: source, settled: state.Settled, builder: batch.NewBuilder(p.config.Limits),
 		landed: make(chan error, 1), stored: state.AckedLSN,
 	}
 	p.enter(Streaming, "")
 	p.log.Info().Stringer("from", state.Settled).Msg("streaming")
-	err = f.run(ctx, work)
+	flight, cancel := context.WithCancel(work)
+	defer cancel()
+	err = f.run(ctx, flight)
+	cancel()
 	if f.flying != nil { // the session has failed; wait for its last call to return before another session begins
 		if lost := <-f.landed; err == nil {
 			err = lost

@@ -17,7 +17,6 @@ const (
 	// objectNotInState: a lost slot, and, as the code of a notice, a publication that could not be loaded.
 	objectNotInState   = "55000"
 	skippedPublication = objectNotInState
-	objectInUse        = "55006" // somebody else reads the slot
 	undefinedObject    = "42704" // no such slot, no such publication
 )
 
@@ -35,27 +34,28 @@ type GapError struct{ Reason string }
 
 func (e *GapError) Error() string { return e.Reason }
 
-// TableError says that the outbox has not the columns that an event needs.
-type TableError struct {
-	Table, Column string
-	Null          bool // the column is there and holds a null
-}
+// TableError says that rows in the stream lack a column that an event needs. They still lack it when the column is back; only the
+// table can tell then.
+type TableError struct{ Table, Column string }
 
 func (e *TableError) Error() string {
-	if e.Null {
-		return fmt.Sprintf("table %s: column %s holds a null", e.Table, e.Column)
-	}
 	return fmt.Sprintf("table %s: column %s is missing", e.Table, e.Column)
 }
 
-// Busy says whether the slot is read by somebody else.
-func Busy(err error) bool { return sqlState(err) == objectInUse }
-
-// Gap says whether err means that the slot or its publication is lost, and with it the completeness of the stream.
+// Gap says whether err means that the stream no longer holds every row: the slot or its publication is lost, or what it holds can't
+// be read.
 func Gap(err error) bool {
 	var gap *GapError
-	state := sqlState(err)
-	return errors.As(err, &gap) || state == objectNotInState || state == undefinedObject
+	var table *TableError
+	return errors.As(err, &gap) || errors.As(err, &table)
+}
+
+// lost makes a [GapError] of an answer of the replication connection that says that the slot or its publication is lost.
+func lost(err error) error {
+	if state := sqlState(err); state == objectNotInState || state == undefinedObject {
+		return &GapError{Reason: err.Error()}
+	}
+	return err
 }
 
 func sqlState(err error) string {
@@ -79,7 +79,13 @@ func connect(ctx context.Context, config Config) (*pgconn.PgConn, error) {
 	c.RuntimeParams["TimeZone"] = "UTC"
 	c.RuntimeParams["DateStyle"] = "ISO"
 	c.RuntimeParams["application_name"] = "sluicebox replication " + config.Slot
+	c.RuntimeParams["client_encoding"] = "UTF8"
 	delete(c.RuntimeParams, "statement_timeout")
+	for name := range c.RuntimeParams { // of a pool's URL, unknown to the server
+		if strings.HasPrefix(name, "pool_") {
+			delete(c.RuntimeParams, name)
+		}
+	}
 	conn, err := pgconn.ConnectConfig(ctx, &c)
 	if err != nil {
 		return nil, fmt.Errorf("open a replication connection: %w", err)

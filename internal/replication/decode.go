@@ -117,7 +117,7 @@ func (d *decoder) insert(data []byte) (Event, bool, error) {
 	if d.commit == 0 {
 		return Event{}, false, errors.New("decode pgoutput insert: outside of a transaction")
 	}
-	values, err := d.tuple(bytes.Clone(data[5:]))
+	values, err := d.tuple(data[5:])
 	if err != nil {
 		return Event{}, false, err
 	}
@@ -161,14 +161,15 @@ func (d *decoder) tuple(data []byte) (values [columns][]byte, err error) {
 }
 
 func (d *decoder) row(row *outbox.Row, values [columns][]byte) error {
-	for c, value := range values {
-		if value == nil && c != colTrace {
-			return &TableError{Table: d.schema + "." + d.table, Column: columnNames[c], Null: true}
-		}
-	}
 	var err error
 	if row.ID, err = strconv.ParseInt(string(values[colID]), 10, 64); err != nil {
 		return fmt.Errorf("decode column id: %w", err)
+	}
+	for c, value := range values {
+		if value == nil && c != colTrace {
+			row.Invalid = "column " + columnNames[c] + " is null"
+			return nil
+		}
 	}
 	version, err := strconv.ParseInt(string(values[colVersion]), 10, 32)
 	if err != nil {
@@ -176,14 +177,17 @@ func (d *decoder) row(row *outbox.Row, values [columns][]byte) error {
 	}
 	row.MetadataVersion = int32(version)
 	row.Type, row.Environment = d.word(values[colType]), d.word(values[colEnvironment])
-	row.Context, row.TraceContext = values[colContext], string(values[colTrace])
+	row.Context, row.TraceContext = bytes.Clone(values[colContext]), string(values[colTrace])
 	row.Time, row.Invalid = parseTime(values[colTime])
 	return nil
 }
 
 // word returns a text that repeats from row to row without allocating it again.
 func (d *decoder) word(text []byte) string {
-	const most = 4096 // beyond it the texts do not repeat, and keeping them would only hold memory
+	const most, longest = 4096, 256 // beyond these the texts do not repeat, and keeping them would only hold memory
+	if len(text) > longest {
+		return string(text)
+	}
 	if w, known := d.words[string(text)]; known {
 		return w
 	}

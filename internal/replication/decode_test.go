@@ -134,16 +134,15 @@ func TestDecode(t *testing.T) {
 			t.Errorf("error is %v", err)
 		}
 	})
-	t.Run("a null where a value must be is an error that names it, never an empty value", func(t *testing.T) {
+	t.Run("a null where a value must be makes the row invalid, never an empty value", func(t *testing.T) {
 		t.Parallel()
 		d := newDecoder("public", "event_outbox")
 		feed(t, d, begin(100), relation(7, "public", names...))
 		row := values("1", at)
 		row[3] = nil
-		_, _, err := d.decode(insert(7, row...))
-		var table *TableError
-		if !errors.As(err, &table) || table.Column != "environment" || !table.Null {
-			t.Errorf("error is %v", err)
+		got := feed(t, d, insert(7, row...))
+		if len(got) != 1 || got[0].Row.ID != 1 || got[0].Row.Invalid != "column environment is null" {
+			t.Errorf("got %+v", got)
 		}
 	})
 }

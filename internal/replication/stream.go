@@ -75,7 +75,7 @@ type Stream struct {
 // Start opens the stream of a slot at the position from: the server sends again every transaction that commits at or after
 // it. Rows that were settled before are the caller's to skip. acked is what was acknowledged before.
 //
-// The error wraps a *pgconn.PgError where the server gave one; 55006 says that the slot is busy.
+// The error is a [*GapError] when the slot is lost, and wraps a *pgconn.PgError where the server gave one.
 func Start(ctx context.Context, config Config, from, acked uint64) (*Stream, error) {
 	conn, err := connect(ctx, config)
 	if err != nil {
@@ -89,7 +89,7 @@ func Start(ctx context.Context, config Config, from, acked uint64) (*Stream, err
 	})
 	if err != nil {
 		closeConn(ctx, conn)
-		return nil, fmt.Errorf("start replication from slot %s: %w", config.Slot, err)
+		return nil, lost(fmt.Errorf("start replication from slot %s: %w", config.Slot, err))
 	}
 	run, cancel := context.WithCancel(context.WithoutCancel(ctx))
 	s := &Stream{
@@ -231,7 +231,7 @@ func (s *Stream) take(message pgproto3.BackendMessage) (reply bool, err error) {
 	case *pgproto3.CopyData:
 		return s.copyData(m.Data)
 	case *pgproto3.ErrorResponse:
-		return false, fmt.Errorf("replication stream: %w", pgconn.ErrorResponseToPgError(m))
+		return false, lost(fmt.Errorf("replication stream: %w", pgconn.ErrorResponseToPgError(m)))
 	case *pgproto3.NoticeResponse:
 		if m.Code == skippedPublication {
 			return false, &GapError{Reason: "Postgres skipped changes: " + m.Message}
@@ -258,7 +258,7 @@ func (s *Stream) copyData(data []byte) (reply bool, err error) {
 		}
 		s.received = max(s.received, uint64(xlog.WALStart), event.LSN)
 		s.chunk = append(s.chunk, event)
-		s.chunkSize += len(event.Row.Context) + len(event.Row.TraceContext)
+		s.chunkSize += len(xlog.WALData)
 		return false, nil
 	case pglogrepl.PrimaryKeepaliveMessageByteID:
 		keepalive, err := pglogrepl.ParsePrimaryKeepaliveMessage(data[1:])

@@ -20,6 +20,7 @@ type Target struct {
 	UUID        string // changes when the table is created anew, and its deduplication window is empty then (FACTS C6)
 	Engine      string
 	Window      uint64        // blocks whose tokens are remembered; 0: tokens do nothing (C2)
+	Partition   string        // key; empty: the table has none
 	HasDeadline bool          // the table refuses inserts after their deadline (C9)
 	ClockOffset time.Duration // ClickHouse's clock minus ours
 	Known       map[string]bool
@@ -33,6 +34,7 @@ type Target struct {
 
 // deadlineColumn and its constraint are what migrations/clickhouse gives a table.
 const (
+	partitionKey       = "toYYYYMM(event_date_time)" // what batch.Partition computes
 	deadlineColumn     = "write_deadline"
 	deadlineConstraint = "written_in_time"
 )
@@ -63,9 +65,9 @@ func (c *ClickHouse) inspect(ctx context.Context) (*Target, error) {
 	t.Seen = time.Now()
 	t.ClockOffset = now.Sub(asked.Add(t.Seen.Sub(asked) / 2))
 
-	var create, settings string
-	err := c.conn.QueryRow(ctx, `SELECT toString(uuid), engine, engine_full, create_table_query FROM system.tables
-WHERE database = if(? = '', currentDatabase(), ?) AND name = ?`, database, database, table).Scan(&t.UUID, &t.Engine, &settings, &create)
+	var create, settings, partition string
+	err := c.conn.QueryRow(ctx, `SELECT toString(uuid), engine, engine_full, create_table_query, partition_key FROM system.tables
+WHERE database = if(? = '', currentDatabase(), ?) AND name = ?`, database, database, table).Scan(&t.UUID, &t.Engine, &settings, &create, &partition)
 	if errors.Is(err, errNoRows) {
 		return nil, &batch.Failure{
 			Class: batch.Configuration, Err: fmt.Errorf("ClickHouse has no table %s", c.table),
@@ -76,6 +78,7 @@ WHERE database = if(? = '', currentDatabase(), ?) AND name = ?`, database, datab
 		return nil, fmt.Errorf("look at table %s: %w", c.table, err)
 	}
 	t.Window = window(t.Engine, settings)
+	t.Partition = partition
 	if err := c.inspectColumns(ctx, t, database, table); err != nil {
 		return nil, err
 	}

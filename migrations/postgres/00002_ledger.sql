@@ -15,8 +15,8 @@ CREATE TABLE sluicebox.stream (
     settled_ordinal     bigint   NOT NULL DEFAULT 0,     -- ordinal in it of the last row that is delivered and marked
     acked_lsn           pg_lsn   NOT NULL DEFAULT '0/0', -- the highest LSN the daemon allowed itself to acknowledge
     system_identifier   text,                         -- of the cluster that the LSNs belong to
-    publication_oid     oid,
-    publication_rel_oid oid                           -- pg_publication_rel.oid: changes when the table is removed and added back
+    publication         text,                         -- identity of the publication: changes whenever it is altered
+    outbox              text                          -- schema.table that the slot is for
 ) WITH (fillfactor = 20);
 
 -- One row a planned batch: the exact rows bound to one ClickHouse deduplication token, stored before anything is sent.
