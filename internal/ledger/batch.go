@@ -187,6 +187,21 @@ DELETE FROM sluicebox.batch WHERE slot = $1 AND state = 'settled'
 	return nil
 }
 
+// Delivered returns the id of a row of the newest settled batch; known is false when there is none.
+func (l *Ledger) Delivered(ctx context.Context) (id int64, known bool, err error) {
+	ctx, cancel := context.WithTimeout(ctx, statementTimeout)
+	defer cancel()
+	err = l.pool.QueryRow(ctx, `
+SELECT lower(ids) FROM sluicebox.batch WHERE slot = $1 AND state = 'settled' ORDER BY seq DESC LIMIT 1`, l.slot).Scan(&id)
+	if errors.Is(err, pgx.ErrNoRows) {
+		return 0, false, nil
+	}
+	if err != nil {
+		return 0, false, fmt.Errorf("look for a settled batch: %w", err)
+	}
+	return id, true, nil
+}
+
 // Planned reads the batches that were planned and not settled, in order. Rows are not filled in; see [Ledger.Fill].
 func (l *Ledger) Planned(ctx context.Context) ([]*Unfinished, error) {
 	rows, err := l.pool.Query(ctx, `

@@ -3,6 +3,7 @@ package pipeline
 import (
 	"context"
 	"errors"
+	"math"
 	"time"
 
 	"github.com/sluicebox/sluicebox/internal/batch"
@@ -105,9 +106,13 @@ func (p *Pipeline) write(ctx context.Context, b *batch.Batch, first bool) error 
 			if stored, err := p.stored(ctx, b); err != nil || stored {
 				return err
 			}
-			// A success that left rows missing: ClickHouse knew the token for other rows, or from before the rows were removed. It
-			// must not be used again. A second time this can't be the reason, and sending once more could double the rows.
-			if renewed {
+			// A success that left rows missing: either ClickHouse knew the token and had not the rows, and then the token must not be
+			// used again; or the look-up can't see what is there, and then sending once more would double it.
+			sees, err := p.sees(ctx)
+			if err != nil {
+				return err
+			}
+			if renewed || !sees {
 				return &HaltError{Reason: "ClickHouse confirms inserts whose rows can't be found in the table afterwards"}
 			}
 			b.Token, renewed = "", true
@@ -145,6 +150,19 @@ func (p *Pipeline) stored(ctx context.Context, b *batch.Batch) (bool, error) {
 		}
 	}
 	return false, nil
+}
+
+// sees says whether a look-up finds a row of the newest settled batch, as it must.
+func (p *Pipeline) sees(ctx context.Context) (bool, error) {
+	id, known, err := p.ledger.Delivered(ctx)
+	if err != nil || !known {
+		return false, err
+	}
+	probe := &batch.Batch{Rows: []outbox.Row{ // one row, whatever its position
+		{ID: id}, {ID: id, Position: outbox.Position{CommitLSN: math.MaxUint64}},
+	}}
+	missing, err := p.missing(ctx, probe)
+	return len(missing) == 0, err
 }
 
 // missing returns the rows of the batch that ClickHouse does not have.
