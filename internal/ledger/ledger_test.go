@@ -29,6 +29,15 @@ func newPool(t *testing.T) (*pgxpool.Pool, string) {
 	return db.Postgres(t), db.Slot(t)
 }
 
+// leading is a ledger that leads, in a fresh database.
+func leading(t *testing.T) (*pgxpool.Pool, string, *ledger.Ledger) {
+	t.Helper()
+	pool, slot := newPool(t)
+	l := ledger.New(pool, slot, "public", "event_outbox")
+	lead(t, l, patience)
+	return pool, slot, l
+}
+
 func lead(t *testing.T, l *ledger.Ledger, takeoverAfter time.Duration) *ledger.Lead {
 	t.Helper()
 	tick := time.NewTicker(10 * time.Millisecond) // the server needs a moment to end the session of a leader that has ended
@@ -84,9 +93,7 @@ func TestSettle(t *testing.T) {
 	t.Parallel()
 	t.Run("marks the rows, advances the position and allows the acknowledgement, at once", func(t *testing.T) {
 		t.Parallel()
-		pool, slot := newPool(t)
-		l := ledger.New(pool, slot, "public", "event_outbox")
-		lead(t, l, patience)
+		pool, _, l := leading(t)
 		b := publish(t, pool, 10)
 		if err := l.Plan(t.Context(), b); err != nil {
 			t.Fatal(err)
@@ -107,9 +114,7 @@ func TestSettle(t *testing.T) {
 	})
 	t.Run("does nothing at all when a row can't be seen", func(t *testing.T) {
 		t.Parallel()
-		pool, slot := newPool(t)
-		l := ledger.New(pool, slot, "public", "event_outbox")
-		lead(t, l, patience)
+		pool, _, l := leading(t)
 		b := publish(t, pool, 10)
 		if err := l.Plan(t.Context(), b); err != nil {
 			t.Fatal(err)
@@ -130,9 +135,7 @@ func TestSettle(t *testing.T) {
 
 func TestSettleRefusedByAnotherConstraint(t *testing.T) {
 	t.Parallel()
-	pool, slot := newPool(t)
-	l := ledger.New(pool, slot, "public", "event_outbox")
-	lead(t, l, patience)
+	pool, _, l := leading(t)
 	b := publish(t, pool, 1)
 	if err := l.Plan(t.Context(), b); err != nil {
 		t.Fatal(err)
@@ -185,9 +188,7 @@ func TestFence(t *testing.T) {
 
 func TestUnfinished(t *testing.T) {
 	t.Parallel()
-	pool, slot := newPool(t)
-	l := ledger.New(pool, slot, "public", "event_outbox")
-	lead(t, l, patience)
+	pool, _, l := leading(t)
 	b := publish(t, pool, 100)
 	b.Rows[0], b.Rows[50] = b.Rows[50], b.Rows[0] // ids are not in commit order
 	b.IDs[0], b.IDs[50] = b.IDs[50], b.IDs[0]
@@ -229,9 +230,7 @@ func TestPlan(t *testing.T) {
 	t.Parallel()
 	t.Run("puts rejected rows into quarantine, once", func(t *testing.T) {
 		t.Parallel()
-		pool, slot := newPool(t)
-		l := ledger.New(pool, slot, "public", "event_outbox")
-		lead(t, l, patience)
+		pool, slot, l := leading(t)
 		for _, b := range []*batch.Batch{publish(t, pool, 2), {}} { // with neighbours, and alone
 			b.Rejected = []batch.Rejected{{ID: 77, Reason: "because", Position: outbox.Position{CommitLSN: 5, Ordinal: 6}}}
 			b.End = outbox.Position{CommitLSN: 6000, Ordinal: 1}
@@ -252,9 +251,7 @@ func TestPlan(t *testing.T) {
 
 func TestTrim(t *testing.T) {
 	t.Parallel()
-	pool, slot := newPool(t)
-	l := ledger.New(pool, slot, "public", "event_outbox")
-	lead(t, l, patience)
+	pool, slot, l := leading(t)
 	for range 5 {
 		b := publish(t, pool, 1)
 		if err := errors.Join(l.Plan(t.Context(), b), l.Settle(t.Context(), b)); err != nil {
