@@ -82,6 +82,7 @@ type Pipeline struct {
 
 	doing   State // what the session does, apart from pauses; set only while no batch is in flight
 	because string
+	lost    string // why the last session found the slot incomplete; empty: it did not
 }
 
 // New makes a pipeline. The pool serves the ledger and plain SQL; it must allow at least four connections.
@@ -173,6 +174,7 @@ func (p *Pipeline) session(ctx context.Context) error {
 	<-watching
 	if replication.Gap(err) {
 		p.log.Warn().Err(err).Msg("the slot no longer holds every event; they are read from the table instead")
+		p.lost = err.Error()
 		if note := p.ledger.BeginBackfill(context.WithoutCancel(ctx)); note != nil {
 			return errors.Join(err, note)
 		}

@@ -1,6 +1,7 @@
 package pipeline
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -84,10 +85,11 @@ func (p *Pipeline) ensureSlot(ctx context.Context, lead *ledger.Lead, watched *w
 	}
 	now.Publication = publication
 	if reason := gap(lead.State, now, slot); reason != "" {
-		if err := p.backfill(ctx, reason, slot, now); err != nil {
+		if err := p.backfill(ctx, cmp.Or(p.lost, reason), slot, now); err != nil {
 			return err
 		}
 	}
+	p.lost = ""
 	watched.publication.Store(&publication)
 	return nil
 }
