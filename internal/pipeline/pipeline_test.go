@@ -77,8 +77,9 @@ func newRig(t *testing.T) *rig {
 	t.Cleanup(func() { _ = client.Close() })
 	r.sink = &faulty{Sink: client}
 	config := pipeline.Config{
-		Replication:   replication.Config{URL: db.PostgresURL, Slot: r.slot, Publication: "sluicebox", Schema: "public", Table: "event_outbox"},
-		Limits:        batch.Limits{Rows: 1000, Bytes: 1 << 20, Delay: 20 * time.Millisecond},
+		Replication: replication.Config{URL: db.PostgresURL, Slot: r.slot, Publication: "sluicebox", Schema: "public", Table: "event_outbox"},
+		// The delay is so long that the events of one transaction come in one batch, on a busy machine too.
+		Limits:        batch.Limits{Rows: events, Bytes: 1 << 20, Delay: 5 * time.Second},
 		Holder:        "test",
 		TakeoverAfter: 30 * time.Second,
 		DrainTimeout:  20 * time.Second,
