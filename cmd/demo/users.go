@@ -51,6 +51,9 @@ func (d *demo) createUsers(ctx context.Context, users, rate int) (*result, error
 	if err := <-watched; err != nil {
 		return nil, err
 	}
+	if err := w.poll(ctx); err != nil { // the last events, now that nobody else polls
+		return nil, err
+	}
 	d.done()
 	r, err := w.result(ctx)
 	if err != nil {
