@@ -56,7 +56,7 @@ func TestKilledAtEachStep(t *testing.T) {
 		t.Parallel()
 		l := newLine(t)
 		l.write(t, 50, 10)
-		for _, point := range []string{"after-plan", "replanned", "replanned", "recovered-write"} {
+		for _, point := range []string{"after-plan", "replanned", "replanned", "after-write"} {
 			if code := l.start(t, "SLUICEBOX_FAILPOINT="+point).end(t); code != -1 {
 				t.Fatalf("exit code %d, want a kill at %s", code, point)
 			}

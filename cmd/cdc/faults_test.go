@@ -12,10 +12,8 @@ import (
 	"testing"
 	"time"
 
-	"github.com/ClickHouse/clickhouse-go/v2"
 	"github.com/jackc/pglogrepl"
 	"github.com/jackc/pgx/v5/pgconn"
-	"github.com/jackc/pgx/v5/pgxpool"
 
 	"github.com/sluicebox/sluicebox/internal/embedded"
 	"github.com/sluicebox/sluicebox/internal/testdb"
@@ -51,7 +49,7 @@ func newOwnLine(t *testing.T, settings map[string]string) (*line, *embedded.Post
 	server := testdb.OwnPostgres(t, settings)
 	db := testdb.New(t)
 	own := &testdb.DB{PostgresURL: server.URL("postgres"), ClickHouseURL: db.ClickHouseURL, ClickHouseHTTPURL: db.ClickHouseHTTPURL}
-	return lineOn(t, own), server
+	return migratedLineOn(t, own), server
 }
 
 // newOwnSinkLine is the same for ClickHouse.
@@ -60,29 +58,15 @@ func newOwnSinkLine(t *testing.T) (*line, *embedded.ClickHouse) {
 	server := testdb.OwnClickHouse(t)
 	db := testdb.New(t)
 	own := &testdb.DB{PostgresURL: db.PostgresURL, ClickHouseURL: server.URL("default"), ClickHouseHTTPURL: server.HTTPURL("default")}
-	return lineOn(t, own), server
+	return migratedLineOn(t, own), server
 }
 
-func lineOn(t *testing.T, db *testdb.DB) *line {
+func migratedLineOn(t *testing.T, db *testdb.DB) *line {
 	t.Helper()
 	if _, err := migrations.Apply(t.Context(), db.PostgresURL, db.ClickHouseURL); err != nil {
 		t.Fatal(err)
 	}
-	pool, err := pgxpool.New(t.Context(), db.PostgresURL)
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(pool.Close)
-	options, err := clickhouse.ParseDSN(db.ClickHouseURL)
-	if err != nil {
-		t.Fatal(err)
-	}
-	conn, err := clickhouse.Open(options)
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { _ = conn.Close() })
-	return &line{db: db, pg: pool, ch: conn, slot: testdb.New(t).Slot(t)}
+	return lineOn(t, db)
 }
 
 func TestPostgresFaults(t *testing.T) {
@@ -209,7 +193,7 @@ func TestPostgresFaults(t *testing.T) {
 	t.Run("tables that are not there yet are waited for", func(t *testing.T) {
 		t.Parallel()
 		db := testdb.New(t)
-		l := &line{db: db, pg: db.Postgres(t), ch: db.ClickHouse(t), slot: db.Slot(t)}
+		l := lineOn(t, db)
 		d := l.start(t)
 		d.wait(t, "run `cdc migrate`")
 		m := startCDC(t, []string{"DATABASE_URL=" + db.PostgresURL, "CLICKHOUSE_URL=" + db.ClickHouseURL}, "migrate")

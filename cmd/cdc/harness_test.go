@@ -58,7 +58,12 @@ type line struct {
 
 func newLine(t *testing.T) *line {
 	t.Helper()
-	db := testdb.Migrated(t)
+	return lineOn(t, testdb.Migrated(t))
+}
+
+// lineOn is a line on databases that are there.
+func lineOn(t *testing.T, db *testdb.DB) *line {
+	t.Helper()
 	return &line{db: db, pg: db.Postgres(t), ch: db.ClickHouse(t), slot: db.Slot(t)}
 }
 
@@ -308,28 +313,21 @@ func firstDiff(want, got []event) string {
 	return ""
 }
 
-func (l *line) eventsInPostgres(t *testing.T) (events []event) {
+func (l *line) eventsInPostgres(t *testing.T) []event {
 	t.Helper()
 	rows, err := l.pg.Query(t.Context(), `
 SELECT id, event_type, event_date_time, environment, event_context::text, metadata_version FROM event_outbox WHERE processed ORDER BY id`)
 	if err != nil {
 		t.Fatal(err)
 	}
-	for rows.Next() {
-		var e event
-		if err := rows.Scan(&e.ID, &e.Type, &e.At, &e.Environment, &e.Context, &e.Version); err != nil {
-			t.Fatal(err)
-		}
-		e.At = e.At.UTC()
-		events = append(events, e)
-	}
+	events := scanEvents(t, rows)
 	if err := rows.Err(); err != nil {
 		t.Fatal(err)
 	}
 	return events
 }
 
-func (l *line) eventsInClickHouse(t *testing.T) (events []event) {
+func (l *line) eventsInClickHouse(t *testing.T) []event {
 	t.Helper()
 	rows, err := l.ch.Query(t.Context(), `
 SELECT id, event_type, event_date_time, environment, event_context, metadata_version FROM event_log WHERE source = ? ORDER BY id`, l.slot)
@@ -337,6 +335,20 @@ SELECT id, event_type, event_date_time, environment, event_context, metadata_ver
 		t.Fatal(err)
 	}
 	defer func() { _ = rows.Close() }()
+	events := scanEvents(t, rows)
+	if err := rows.Err(); err != nil {
+		t.Fatal(err)
+	}
+	return events
+}
+
+// scanEvents reads the rows of either database. The caller looks at their Err.
+func scanEvents(t *testing.T, rows interface {
+	Next() bool
+	Scan(dest ...any) error
+},
+) (events []event) {
+	t.Helper()
 	for rows.Next() {
 		var e event
 		if err := rows.Scan(&e.ID, &e.Type, &e.At, &e.Environment, &e.Context, &e.Version); err != nil {
@@ -344,9 +356,6 @@ SELECT id, event_type, event_date_time, environment, event_context, metadata_ver
 		}
 		e.At = e.At.UTC()
 		events = append(events, e)
-	}
-	if err := rows.Err(); err != nil {
-		t.Fatal(err)
 	}
 	return events
 }

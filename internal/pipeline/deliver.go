@@ -27,7 +27,12 @@ func (p *Pipeline) deliver(ctx context.Context, b *batch.Batch) error {
 		p.log.Warn().Int64("id", r.ID).Str("reason", r.Reason).Msg("event put into quarantine")
 	}
 	failpoint.Hit("after-plan")
-	if err := p.write(ctx, b, true); err != nil {
+	return p.complete(ctx, b, began, true)
+}
+
+// complete takes a planned batch the rest of the way. first says that nothing of it was ever sent.
+func (p *Pipeline) complete(ctx context.Context, b *batch.Batch, began time.Time, first bool) error {
+	if err := p.write(ctx, b, first); err != nil {
 		return err
 	}
 	failpoint.Hit("after-write")
@@ -56,24 +61,10 @@ func (p *Pipeline) finishPlanned(ctx context.Context) error {
 		if err != nil {
 			return err
 		}
-		if err := p.finish(ctx, &u.Batch); err != nil {
+		if err := p.complete(ctx, &u.Batch, time.Now(), false); err != nil {
 			return err
 		}
 	}
-	return nil
-}
-
-// finish delivers what is missing of a batch whose earlier inserts have an unknown outcome.
-func (p *Pipeline) finish(ctx context.Context, b *batch.Batch) error {
-	began := time.Now()
-	if err := p.write(ctx, b, false); err != nil {
-		return err
-	}
-	failpoint.Hit("recovered-write")
-	if err := p.settle(ctx, b); err != nil {
-		return err
-	}
-	p.observer.Settled(b, time.Since(began))
 	return nil
 }
 

@@ -161,9 +161,16 @@ func (r *rig) planned(t *testing.T) {
 // abandon makes the running pipeline lose the lead: it ends without a drain, as a killed one would.
 func (r *rig) abandon(t *testing.T) {
 	t.Helper()
-	if _, err := r.pg.Exec(t.Context(), `UPDATE sluicebox.stream SET epoch = epoch + 1`); err != nil {
+	r.exec(t, `UPDATE sluicebox.stream SET epoch = epoch + 1`)
+}
+
+// token is that of the planned batch.
+func (r *rig) token(t *testing.T) (token string) {
+	t.Helper()
+	if err := r.pg.QueryRow(t.Context(), `SELECT token FROM sluicebox.batch WHERE state = 'planned'`).Scan(&token); err != nil {
 		t.Fatal(err)
 	}
+	return token
 }
 
 func TestPlannedBatch(t *testing.T) {
@@ -172,10 +179,7 @@ func TestPlannedBatch(t *testing.T) {
 		t.Parallel()
 		r := newRig(t)
 		r.planned(t)
-		var token string
-		if err := r.pg.QueryRow(t.Context(), `SELECT token FROM sluicebox.batch WHERE state = 'planned'`).Scan(&token); err != nil {
-			t.Fatal(err)
-		}
+		token := r.token(t)
 		var tokens []string
 		r.sink.set(func(b *batch.Batch) error { tokens = append(tokens, b.Token); return nil })
 		stop := r.run()
@@ -208,10 +212,7 @@ func TestPlannedBatch(t *testing.T) {
 		t.Parallel()
 		r := newRig(t)
 		r.planned(t)
-		var token string
-		if err := r.pg.QueryRow(t.Context(), `SELECT token FROM sluicebox.batch WHERE state = 'planned'`).Scan(&token); err != nil {
-			t.Fatal(err)
-		}
+		token := r.token(t)
 		if err := r.ch.Exec(t.Context(), `INSERT INTO event_log (source, id, event_type, event_date_time) SETTINGS async_insert = 0, insert_deduplication_token = '`+token+`'
 			SELECT 'other', 1000000, 'x', now()`); err != nil {
 			t.Fatal(err)
@@ -270,7 +271,7 @@ func TestExpiredDeadline(t *testing.T) {
 				return nil
 			})
 			r.run()
-			r.wait(t, `SELECT count(*) = 1 FROM sluicebox.stream WHERE phase = 'stream'`)
+			r.streaming(t)
 			r.write(t)
 			r.everything(t)
 			if late {
@@ -296,7 +297,7 @@ func TestUnknownOutcome(t *testing.T) {
 		return &batch.Failure{Class: batch.Unknown, Err: errors.New("the reply is lost")}
 	})
 	r.run()
-	r.wait(t, `SELECT count(*) = 1 FROM sluicebox.stream WHERE phase = 'stream'`)
+	r.streaming(t)
 	r.write(t)
 	r.everything(t)
 }

@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math"
 	"sync/atomic"
 	"time"
 
@@ -59,8 +60,8 @@ func (p *Pipeline) checkWhole(ctx context.Context, want string) error {
 	if err != nil {
 		return err
 	}
-	if !slot.Exists || slot.Lost != "" {
-		return &replication.GapError{Reason: "the slot is gone or lost"}
+	if reason := slotGap(slot, math.MaxUint64); reason != "" { // what is acknowledged changes meanwhile
+		return &replication.GapError{Reason: reason}
 	}
 	p.observer.Slot(slot.RetainedWAL)
 	return nil
@@ -122,19 +123,32 @@ func (e *ForeignSlotError) Error() string {
 	return fmt.Sprintf("replication slot %s exists and %s", e.Slot, e.Why)
 }
 
-// gap says why the slot does not hold every event that is not settled; empty: it does.
-func gap(was, now ledger.State, slot replication.SlotState) string {
+// slotGap says why a slot does not have everything from what was acknowledged on; empty: it has.
+func slotGap(slot replication.SlotState, acked uint64) string {
 	switch {
-	case was.Phase == ledger.PhaseNew:
-		return "first start"
-	case was.Phase == ledger.PhaseBackfill:
-		return "an earlier backfill did not end"
 	case !slot.Exists:
 		return "the slot is missing"
 	case slot.Lost != "":
 		return "the slot is lost: " + slot.Lost
-	case slot.ConfirmedFlush > was.AckedLSN:
+	case slot.ConfirmedFlush > acked:
 		return "the slot was moved forward or created again by somebody else"
+	}
+	return ""
+}
+
+// gap says why the slot does not hold every event that is not settled; empty: it does.
+func gap(was, now ledger.State, slot replication.SlotState) string {
+	switch was.Phase {
+	case ledger.PhaseNew:
+		return "first start"
+	case ledger.PhaseBackfill:
+		return "an earlier backfill did not end"
+	case ledger.PhaseStream:
+	}
+	if reason := slotGap(slot, was.AckedLSN); reason != "" {
+		return reason
+	}
+	switch {
 	case was.SystemIdentifier != now.SystemIdentifier:
 		return "this is another Postgres cluster than before"
 	case was.Publication != now.Publication:

@@ -44,8 +44,8 @@ func (p *Pipeline) stream(ctx, work context.Context) error {
 	// Now that the slot is ours nobody can move it any more; until now somebody could, or could have replaced it, and Postgres
 	// starts such a slot later than asked without a word (FACTS P4).
 	slot, err := replication.Slot(work, p.pool, p.config.Replication.Slot)
-	if err == nil && (!slot.Exists || slot.ConfirmedFlush > state.AckedLSN) {
-		err = &replication.GapError{Reason: "the slot was moved forward or created again by somebody else"}
+	if reason := slotGap(slot, state.AckedLSN); err == nil && reason != "" {
+		err = &replication.GapError{Reason: reason}
 	}
 	if err != nil {
 		source.Close()

@@ -23,7 +23,6 @@ type SlotState struct {
 	Exists         bool
 	Plugin         string
 	Database       string
-	ActivePID      int32  // of the walsender that reads it; 0: nobody does
 	Lost           string // why the slot can't be read any more; empty: it can
 	ConfirmedFlush uint64 // what was acknowledged, as far as the server remembers (FACTS P3)
 	RetainedWAL    int64  // bytes of WAL that the server keeps for the slot
@@ -33,7 +32,7 @@ type SlotState struct {
 func Slot(ctx context.Context, q Querier, name string) (SlotState, error) {
 	// Columns that only newer servers have are read through jsonb, so that one statement serves all versions.
 	const query = `
-SELECT s.plugin, coalesce(s.database, ''), coalesce(s.active_pid, 0),
+SELECT s.plugin, coalesce(s.database, ''),
        CASE WHEN s.wal_status = 'lost' OR to_jsonb(s)->>'invalidation_reason' IS NOT NULL
             THEN coalesce(to_jsonb(s)->>'invalidation_reason', 'wal_removed') ELSE '' END,
        coalesce(s.confirmed_flush_lsn, '0/0')::text,
@@ -41,7 +40,7 @@ SELECT s.plugin, coalesce(s.database, ''), coalesce(s.active_pid, 0),
 FROM pg_replication_slots s WHERE s.slot_name = $1 AND s.plugin IS NOT NULL`
 	state := SlotState{Exists: true}
 	var confirmed string
-	err := q.QueryRow(ctx, query, name).Scan(&state.Plugin, &state.Database, &state.ActivePID, &state.Lost, &confirmed, &state.RetainedWAL)
+	err := q.QueryRow(ctx, query, name).Scan(&state.Plugin, &state.Database, &state.Lost, &confirmed, &state.RetainedWAL)
 	if errors.Is(err, pgx.ErrNoRows) {
 		return SlotState{}, nil
 	}

@@ -1,7 +1,7 @@
 // Package replication reads one logical replication slot: publication and slot, then committed rows of the outbox in commit
 // order, then acknowledgements. It knows nothing of batches and nothing of ClickHouse.
 //
-// One goroutine owns the replication connection. It decodes what arrives, hands chunks of events to [Stream.Next] and sends
+// One goroutine owns the replication connection. It decodes what arrives, hands chunks of events to [Stream.Events] and sends
 // the server a status on its own clock, also while nobody takes the chunks: a slow consumer must not look like a dead one
 // (FACTS P8). Not taking chunks is the backpressure; what waits in between is bounded in bytes.
 package replication
@@ -109,25 +109,7 @@ func Start(ctx context.Context, config Config, from, acked uint64) (*Stream, err
 	return s, nil
 }
 
-// Next returns the next events, at least one. It waits until there are some, ctx is done or the stream has ended; then it
-// returns why. The events are the caller's to keep.
-func (s *Stream) Next(ctx context.Context) ([]Event, error) {
-	select {
-	case chunk := <-s.out:
-		return chunk, nil
-	case <-ctx.Done():
-		return nil, ctx.Err()
-	case <-s.done:
-		select {
-		case chunk := <-s.out: // read before the stream ended
-			return chunk, nil
-		default:
-			return nil, s.err
-		}
-	}
-}
-
-// Events is the channel that [Stream.Next] reads, for a caller that waits for other things too. It is never closed; see
+// Events gives chunks of events, in order, each with at least one; they are the caller's to keep. It is never closed; see
 // [Stream.Done].
 func (s *Stream) Events() <-chan []Event { return s.out }
 

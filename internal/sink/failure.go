@@ -2,7 +2,6 @@ package sink
 
 import (
 	"context"
-	"database/sql"
 	"errors"
 	"strings"
 
@@ -10,8 +9,6 @@ import (
 
 	"github.com/sluicebox/sluicebox/internal/batch"
 )
-
-var errNoRows = sql.ErrNoRows
 
 // Codes of ClickHouse (FACTS C9, C13). All others, and every error that is not the server's own answer, leave the outcome
 // unknown: that is the safe reading.

@@ -2,6 +2,7 @@ package sink
 
 import (
 	"context"
+	"database/sql"
 	"errors"
 	"fmt"
 	"regexp"
@@ -16,9 +17,6 @@ import (
 
 // Target is what the sink found out about the table.
 type Target struct {
-	Version     string
-	UUID        string // changes when the table is created anew, and its deduplication window is empty then (FACTS C6)
-	Engine      string
 	Window      uint64        // blocks whose tokens are remembered; 0: tokens do nothing (C2)
 	Partition   string        // key; empty: the table has none
 	HasDeadline bool          // the table refuses inserts after their deadline (C9)
@@ -59,16 +57,16 @@ func (c *ClickHouse) inspect(ctx context.Context) (*Target, error) {
 	}
 	var now time.Time
 	asked := time.Now()
-	if err := c.conn.QueryRow(ctx, `SELECT version(), now64(6, 'UTC')`).Scan(&t.Version, &now); err != nil {
-		return nil, fmt.Errorf("ask ClickHouse for its version: %w", err)
+	if err := c.conn.QueryRow(ctx, `SELECT now64(6, 'UTC')`).Scan(&now); err != nil {
+		return nil, fmt.Errorf("ask ClickHouse for its time: %w", err)
 	}
 	t.Seen = time.Now()
 	t.ClockOffset = now.Sub(asked.Add(t.Seen.Sub(asked) / 2))
 
-	var create, settings, partition string
-	err := c.conn.QueryRow(ctx, `SELECT toString(uuid), engine, engine_full, create_table_query, partition_key FROM system.tables
-WHERE database = if(? = '', currentDatabase(), ?) AND name = ?`, database, database, table).Scan(&t.UUID, &t.Engine, &settings, &create, &partition)
-	if errors.Is(err, errNoRows) {
+	var engine, create, settings, partition string
+	err := c.conn.QueryRow(ctx, `SELECT engine, engine_full, create_table_query, partition_key FROM system.tables
+WHERE database = if(? = '', currentDatabase(), ?) AND name = ?`, database, database, table).Scan(&engine, &settings, &create, &partition)
+	if errors.Is(err, sql.ErrNoRows) {
 		return nil, &batch.Failure{
 			Class: batch.Configuration, Err: fmt.Errorf("ClickHouse has no table %s", c.table),
 			Hint: "run `cdc migrate`, which creates it, or set CDC_TARGET_TABLE",
@@ -77,7 +75,7 @@ WHERE database = if(? = '', currentDatabase(), ?) AND name = ?`, database, datab
 	if err != nil {
 		return nil, fmt.Errorf("look at table %s: %w", c.table, err)
 	}
-	t.Window = window(t.Engine, settings)
+	t.Window = window(engine, settings)
 	t.Partition = partition
 	if err := c.inspectColumns(ctx, t, database, table); err != nil {
 		return nil, err
