@@ -61,10 +61,6 @@ func (l *Ledger) Replan(ctx context.Context, b *batch.Batch) error {
 	if b.Token == "" {
 		b.Token = uuid.NewString()
 	}
-	pending := make([]int64, len(b.Rows))
-	for i := range b.Rows {
-		pending[i] = b.Rows[i].ID
-	}
 	ctx, cancel := context.WithTimeout(ctx, statementTimeout)
 	defer cancel()
 	var replanned int
@@ -72,11 +68,11 @@ func (l *Ledger) Replan(ctx context.Context, b *batch.Batch) error {
 WITH fence AS (
     UPDATE sluicebox.stream SET heartbeat_at = clock_timestamp() WHERE slot = $1 AND epoch = $2 RETURNING slot
 ), planned AS (
-    UPDATE sluicebox.batch b SET epoch = $2, token = $4, pending = $5, positions = $6, deadline = $7
+    UPDATE sluicebox.batch b SET epoch = $2, token = $4, positions = $5, deadline = $6
     FROM fence WHERE b.slot = fence.slot AND b.seq = $3 AND b.state = 'planned' RETURNING 1
 )
 SELECT (SELECT count(*) FROM fence) + (SELECT count(*) FROM planned)`,
-		l.slot, l.epoch, b.Seq, b.Token, multirange(pending), encodePlaces(b.Rows), deadline(b)).Scan(&replanned)
+		l.slot, l.epoch, b.Seq, b.Token, encodePlaces(b.Rows), deadline(b)).Scan(&replanned)
 	switch {
 	case err != nil:
 		return fmt.Errorf("plan batch %d anew: %w", b.Seq, err)
@@ -205,7 +201,7 @@ SELECT lower(ids) FROM sluicebox.batch WHERE slot = $1 AND state = 'settled' ORD
 // Planned reads the batches that were planned and not settled, in order. Rows are not filled in; see [Ledger.Fill].
 func (l *Ledger) Planned(ctx context.Context) ([]*Unfinished, error) {
 	rows, err := l.pool.Query(ctx, `
-SELECT seq, token, positions, bytes, end_lsn::text, end_ordinal, ack_lsn::text, partition, deadline, pending IS NOT NULL,
+SELECT seq, token, positions, bytes, end_lsn::text, end_ordinal, ack_lsn::text, partition, deadline,
        ARRAY (SELECT generate_series(lower(r), upper(r) - 1) FROM unnest(ids) r)
 FROM sluicebox.batch WHERE slot = $1 AND state = 'planned' ORDER BY seq`, l.slot)
 	if err != nil {

@@ -26,8 +26,7 @@ func scanUnfinished(row pgx.CollectableRow) (*Unfinished, error) {
 	var end, ack string
 	var ordinal int64
 	var deadline *time.Time
-	var partial bool
-	err := row.Scan(&u.Seq, &u.Token, &positions, &u.Bytes, &end, &ordinal, &ack, &u.Partition, &deadline, &partial, &u.IDs)
+	err := row.Scan(&u.Seq, &u.Token, &positions, &u.Bytes, &end, &ordinal, &ack, &u.Partition, &deadline, &u.IDs)
 	if err != nil {
 		return nil, err
 	}
