@@ -36,7 +36,14 @@ type Row struct {
 	Context         []byte    // event_context: JSON text as jsonb prints it
 	MetadataVersion int32     // metadata_version, > 0
 	TraceContext    string    // W3C traceparent of the writing request; empty if there was none
+	More            []Column  // what else the table has, but for the marks; the same columns in the same order from row to row
 	Position        Position  // place in commit order; ordinals count from 1, and 0 means the row came by backfill
 	// Invalid says why the row has a value that no Row can hold, such as an infinite time; empty: it has none.
 	Invalid string
+}
+
+// Column is the value of a column that is not part of every event, such as a tenant.
+type Column struct {
+	Name string
+	Text []byte // as Postgres prints it; nil: null
 }

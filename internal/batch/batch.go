@@ -17,11 +17,13 @@ type Cause string
 // The causes, in the order in which they are looked at.
 const (
 	ByPartition Cause = "partition" // the next row belongs to another partition of ClickHouse
+	ByColumns   Cause = "columns"   // the next row has other columns: the outbox was altered
 	ByBytes     Cause = "bytes"
 	ByRows      Cause = "rows"
 	ByDelay     Cause = "delay"
 	ByDrain     Cause = "drain" // the daemon shuts down, or a backfill is at its end
 	ByRecovery  Cause = "recovery"
+	ByRequest   Cause = "request" // an operator asked for its rows
 )
 
 // Rejected is a row that ClickHouse can never take. It goes to the quarantine, its neighbours are delivered.
@@ -33,14 +35,17 @@ type Rejected struct {
 
 // Batch is a run of rows, contiguous in commit order.
 type Batch struct {
-	// Rows are what is sent, in commit order. They are all of IDs, unless some were found delivered already.
+	// Rows are what is sent next, under Token, in commit order. They are all of IDs, unless some were found delivered already or the
+	// batch is sent in pieces.
 	Rows []outbox.Row
+	// Rest are rows that are still to be sent after Rows. No token is bound to them.
+	Rest []outbox.Row
 	// IDs are the rows that settling marks.
 	IDs      []int64
 	Rejected []Rejected
 
 	Bytes     int             // size of Rows, as [Size] counts
-	End       outbox.Position // of the last row, rejected ones included
+	End       outbox.Position // of the last row, rejected ones included; zero: the rows are not the stream's next ones
 	AckLSN    uint64          // may be acknowledged once this batch is settled; 0: no commit ends in it
 	Partition int             // YYYYMM of the event times, UTC; 0: there are no Rows
 	SealedBy  Cause
@@ -49,12 +54,19 @@ type Batch struct {
 	Seq      int64
 	Token    string
 	Deadline time.Time // on ClickHouse's clock; zero: the table has no deadline constraint
+
+	// What writing adds.
+	Ignored []string // columns of Rows that the table in ClickHouse lacks
 }
 
 // Size is what a row counts towards the limit of bytes: its texts and a fixed share for the rest.
 func Size(r *outbox.Row) int {
 	const fixed = 64 // ids, times, positions and slice headers
-	return len(r.Context) + len(r.Type) + len(r.Environment) + len(r.TraceContext) + fixed
+	size := len(r.Context) + len(r.Type) + len(r.Environment) + len(r.TraceContext) + fixed
+	for _, column := range r.More {
+		size += len(column.Text) + fixed
+	}
+	return size
 }
 
 // Partition is the ClickHouse partition of an event time: toYYYYMM(t), in UTC.

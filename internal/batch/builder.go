@@ -1,6 +1,7 @@
 package batch
 
 import (
+	"slices"
 	"time"
 
 	"github.com/sluicebox/sluicebox/outbox"
@@ -38,6 +39,9 @@ func (b *Builder) Before(r *outbox.Row) Cause {
 	}
 	if Partition(r.Time) != b.next.Partition {
 		return ByPartition
+	}
+	if !sameColumns(r, &b.next.Rows[0]) {
+		return ByColumns
 	}
 	if b.next.Bytes+Size(r) > b.limits.Bytes {
 		return ByBytes
@@ -88,4 +92,9 @@ func (b *Builder) Seal(cause Cause) *Batch {
 		IDs:  make([]int64, 0, min(len(sealed.IDs), b.limits.Rows)),
 	}
 	return &sealed
+}
+
+// sameColumns says whether two rows have the same columns. Those of one batch have.
+func sameColumns(a, b *outbox.Row) bool {
+	return slices.EqualFunc(a.More, b.More, func(x, y outbox.Column) bool { return x.Name == y.Name })
 }

@@ -17,9 +17,10 @@ const (
 
 // Failure is the error of a write that did not surely succeed.
 type Failure struct {
-	Class Class
-	Err   error
-	Hint  string // what to do about it, for the operator; may be empty
+	Class    Class
+	Err      error
+	Hint     string     // what to do about it, for the operator; may be empty
+	Rejected []Rejected // of class Data: the rows at fault, if the sink can tell; nothing was sent then
 }
 
 func (f *Failure) Error() string { return f.Err.Error() }

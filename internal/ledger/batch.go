@@ -13,10 +13,28 @@ import (
 	"github.com/jackc/pgx/v5/pgtype"
 
 	"github.com/sluicebox/sluicebox/internal/batch"
+	"github.com/sluicebox/sluicebox/outbox"
 )
 
 // settleTimeout bounds settling, which updates a whole batch of rows and may wait for other sessions' locks on them.
 const settleTimeout = 2 * time.Minute
+
+// quarantine puts rejected rows aside, in a statement that has a fence, and forgets the request for them, if that is how they came. A
+// row that is delivered stays delivered. $1 to $4 of format are the numbers of the parameters.
+const quarantine = `rejected AS (
+    INSERT INTO sluicebox.quarantine AS q (slot, id, reason, lsn, ordinal)
+    SELECT fence.slot, r.id, r.reason, r.lsn::pg_lsn, r.ordinal
+    FROM fence, unnest($3::bigint[], $4::text[], $5::text[], $6::bigint[]) AS r (id, reason, lsn, ordinal)
+    WHERE NOT EXISTS (SELECT FROM %[1]s o WHERE o.id = r.id AND o.processed)
+    ON CONFLICT (slot, id) DO UPDATE SET reason = excluded.reason, created_at = now()
+), refused AS (
+    DELETE FROM sluicebox.redelivery r USING fence WHERE r.slot = fence.slot AND r.id = ANY ($3)
+)`
+
+// fence is the beginning of such a statement.
+const fence = `WITH fence AS (
+    UPDATE sluicebox.stream SET heartbeat_at = clock_timestamp() WHERE slot = $1 AND epoch = $2 RETURNING slot
+), `
 
 // Plan stores a batch before anything of it is sent: its ids, its token, its position, its deadline; and puts its rejected
 // rows into the quarantine. It sets Seq and Token. Only what is planned may be written to ClickHouse.
@@ -24,26 +42,16 @@ func (l *Ledger) Plan(ctx context.Context, b *batch.Batch) error {
 	ctx, cancel := context.WithTimeout(ctx, statementTimeout)
 	defer cancel()
 	b.Seq, b.Token = l.seq+1, uuid.NewString()
-
-	ids, reasons, lsns, ordinals := rejectedColumns(b.Rejected)
+	args := append([]any{l.slot, l.epoch}, rejectedColumns(b.Rejected)...)
+	args = append(args, b.Seq, b.Token, multirange(b.IDs), encodePlaces(b.Rows), len(b.IDs), b.Bytes,
+		lsnText(b.End.CommitLSN), int64(b.End.Ordinal), lsnText(b.AckLSN), b.Partition, deadline(b), string(b.SealedBy))
 	var planned bool
-	err := l.pool.QueryRow(ctx, `
-WITH fence AS (
-    UPDATE sluicebox.stream SET heartbeat_at = clock_timestamp() WHERE slot = $1 AND epoch = $2 RETURNING slot
-), rejected AS (
-    INSERT INTO sluicebox.quarantine (slot, id, reason, lsn, ordinal)
-    SELECT fence.slot, r.id, r.reason, r.lsn::pg_lsn, r.ordinal
-    FROM fence, unnest($15::bigint[], $16::text[], $17::text[], $18::bigint[]) AS r (id, reason, lsn, ordinal)
-    ON CONFLICT DO NOTHING
-), planned AS (
-    INSERT INTO sluicebox.batch (slot, seq, epoch, token, ids, positions, rows, bytes, end_lsn, end_ordinal, ack_lsn,
+	err := l.pool.QueryRow(ctx, fence+fmt.Sprintf(quarantine, l.outbox())+`, planned AS (
+    INSERT INTO sluicebox.batch (slot, epoch, seq, token, ids, positions, rows, bytes, end_lsn, end_ordinal, ack_lsn,
                                  partition, deadline, sealed_by)
-    SELECT slot, $3, $2, $4, $5, $6, $7, $8, $9::text::pg_lsn, $10, $11::text::pg_lsn, $12, $13, $14 FROM fence WHERE $7 > 0
+    SELECT slot, $2, $7, $8, $9, $10, $11, $12, $13::text::pg_lsn, $14, $15::text::pg_lsn, $16, $17, $18 FROM fence WHERE $11 > 0
 )
-SELECT EXISTS (SELECT FROM fence)`,
-		l.slot, l.epoch, b.Seq, b.Token, multirange(b.IDs), encodePlaces(b.Rows), len(b.Rows), b.Bytes,
-		lsnText(b.End.CommitLSN), int64(b.End.Ordinal), lsnText(b.AckLSN), b.Partition, deadline(b), string(b.SealedBy),
-		ids, reasons, lsns, ordinals).Scan(&planned)
+SELECT EXISTS (SELECT FROM fence)`, args...).Scan(&planned)
 	if err != nil {
 		return fmt.Errorf("plan batch %d: %w", b.Seq, err)
 	}
@@ -54,8 +62,9 @@ SELECT EXISTS (SELECT FROM fence)`,
 	return nil
 }
 
-// Replan binds a batch of any epoch to this one: the rows that are still to be sent, a deadline, and a token. The token must
-// be a new one (an empty Token gives one) whenever Rows differ from those it was bound to: ClickHouse drops other rows under
+// Replan stores what has become of a batch of any epoch, and binds it to this one: the rows that are still to be sent, those among
+// them that the token is bound to, the deadline; and puts rejected rows into the quarantine, which are no longer among its ids. The
+// token must be a new one (an empty Token gives one) whenever Rows differ from those it was bound to: ClickHouse drops other rows under
 // a known token, with a success (FACTS C3).
 func (l *Ledger) Replan(ctx context.Context, b *batch.Batch) error {
 	if b.Token == "" {
@@ -63,16 +72,14 @@ func (l *Ledger) Replan(ctx context.Context, b *batch.Batch) error {
 	}
 	ctx, cancel := context.WithTimeout(ctx, statementTimeout)
 	defer cancel()
+	args := append([]any{l.slot, l.epoch}, rejectedColumns(b.Rejected)...)
+	args = append(args, b.Seq, b.Token, multirange(b.IDs), len(b.IDs), encodePlaces(b.Rows, b.Rest), len(b.Rows), deadline(b))
 	var replanned int
-	err := l.pool.QueryRow(ctx, `
-WITH fence AS (
-    UPDATE sluicebox.stream SET heartbeat_at = clock_timestamp() WHERE slot = $1 AND epoch = $2 RETURNING slot
-), planned AS (
-    UPDATE sluicebox.batch b SET epoch = $2, token = $4, positions = $5, deadline = $6
-    FROM fence WHERE b.slot = fence.slot AND b.seq = $3 AND b.state = 'planned' RETURNING 1
+	err := l.pool.QueryRow(ctx, fence+fmt.Sprintf(quarantine, l.outbox())+`, planned AS (
+    UPDATE sluicebox.batch b SET epoch = $2, token = $8, ids = $9, rows = $10, positions = $11, sending = $12, deadline = $13
+    FROM fence WHERE b.slot = fence.slot AND b.seq = $7 AND b.state = 'planned' RETURNING 1
 )
-SELECT (SELECT count(*) FROM fence) + (SELECT count(*) FROM planned)`,
-		l.slot, l.epoch, b.Seq, b.Token, encodePlaces(b.Rows), deadline(b)).Scan(&replanned)
+SELECT (SELECT count(*) FROM fence) + (SELECT count(*) FROM planned)`, args...).Scan(&replanned)
 	switch {
 	case err != nil:
 		return fmt.Errorf("plan batch %d anew: %w", b.Seq, err)
@@ -84,8 +91,8 @@ SELECT (SELECT count(*) FROM fence) + (SELECT count(*) FROM planned)`,
 	return nil
 }
 
-// Settle marks the rows of a written batch, advances the position and closes the batch: all of it, or nothing. Settling a
-// batch twice is harmless. [ErrNotVisible] asks for another try.
+// Settle marks the rows of a written batch, advances the position and closes the batch: all of it, or nothing. The rows leave the
+// quarantine and the list of requests, should they be there. Settling a batch twice is harmless. [ErrNotVisible] asks for another try.
 func (l *Ledger) Settle(ctx context.Context, b *batch.Batch) error {
 	ctx, cancel := context.WithTimeout(ctx, settleTimeout)
 	defer cancel()
@@ -93,16 +100,22 @@ func (l *Ledger) Settle(ctx context.Context, b *batch.Batch) error {
 	var closed int
 	err := l.pool.QueryRow(ctx, `
 WITH fence AS (
-    UPDATE sluicebox.stream SET settled_lsn = $4::text::pg_lsn, settled_ordinal = $5, heartbeat_at = clock_timestamp(),
-           acked_lsn = greatest(acked_lsn, $6::text::pg_lsn)
+    UPDATE sluicebox.stream SET heartbeat_at = clock_timestamp(), acked_lsn = greatest(acked_lsn, $6::text::pg_lsn),
+           settled_lsn = greatest(settled_lsn, $4::text::pg_lsn),
+           settled_ordinal = CASE WHEN settled_lsn < $4::text::pg_lsn THEN $5
+                                  WHEN settled_lsn = $4::text::pg_lsn THEN greatest(settled_ordinal, $5) ELSE settled_ordinal END
     WHERE slot = $1 AND epoch = $2 RETURNING slot
 ), marked AS (
     UPDATE `+l.outbox()+` o SET processed = true, processed_at = now()
     FROM fence WHERE o.id = ANY ($7::bigint[]) RETURNING 1
 ), closed AS (
     UPDATE sluicebox.batch b
-    SET state = 'settled', marked = (SELECT count(*) FROM marked), settled_at = clock_timestamp(), positions = NULL
+    SET state = 'settled', marked = (SELECT count(*) FROM marked), settled_at = clock_timestamp(), positions = NULL, sending = NULL
     FROM fence WHERE b.slot = fence.slot AND b.seq = $3 RETURNING 1
+), freed AS (
+    DELETE FROM sluicebox.quarantine q USING fence WHERE q.slot = fence.slot AND q.id = ANY ($7)
+), done AS (
+    DELETE FROM sluicebox.redelivery r USING fence WHERE r.slot = fence.slot AND r.id = ANY ($7)
 )
 SELECT NOT EXISTS (SELECT FROM fence), (SELECT count(*) FROM closed)`,
 		l.slot, l.epoch, b.Seq, lsnText(b.End.CommitLSN), int64(b.End.Ordinal), lsnText(b.AckLSN), b.IDs).Scan(&fenced, &closed)
@@ -161,13 +174,14 @@ func deadline(b *batch.Batch) *time.Time {
 	return &b.Deadline
 }
 
-func rejectedColumns(rejected []batch.Rejected) (ids []int64, reasons, lsns []string, ordinals []int64) {
-	ids, reasons = make([]int64, len(rejected)), make([]string, len(rejected))
-	lsns, ordinals = make([]string, len(rejected)), make([]int64, len(rejected))
+// rejectedColumns are the parameters of quarantine.
+func rejectedColumns(rejected []batch.Rejected) []any {
+	ids, reasons := make([]int64, len(rejected)), make([]string, len(rejected))
+	lsns, ordinals := make([]string, len(rejected)), make([]int64, len(rejected))
 	for i, r := range rejected {
 		ids[i], reasons[i], lsns[i], ordinals[i] = r.ID, r.Reason, lsnText(r.Position.CommitLSN), int64(r.Position.Ordinal)
 	}
-	return ids, reasons, lsns, ordinals
+	return []any{ids, reasons, lsns, ordinals}
 }
 
 // Trim forgets settled batches but for the newest keep.
@@ -183,25 +197,48 @@ DELETE FROM sluicebox.batch WHERE slot = $1 AND state = 'settled'
 	return nil
 }
 
-// Delivered returns the id of a row of the newest settled batch; known is false when there is none.
-func (l *Ledger) Delivered(ctx context.Context) (id int64, known bool, err error) {
+// Delivered returns one row of each of the newest settled batches, n at most, newest first: what ClickHouse must have. Each comes
+// twice, with the positions that it lies between. Batches of months that were long over when they were delivered are left out, since
+// those may have expired in ClickHouse; and, unless asked for, those of a backfill, whose rows may have been there before, at others.
+func (l *Ledger) Delivered(ctx context.Context, n int, backfilled bool) ([]outbox.Row, error) {
 	ctx, cancel := context.WithTimeout(ctx, statementTimeout)
 	defer cancel()
-	err = l.pool.QueryRow(ctx, `
-SELECT lower(ids) FROM sluicebox.batch WHERE slot = $1 AND state = 'settled' ORDER BY seq DESC LIMIT 1`, l.slot).Scan(&id)
-	if errors.Is(err, pgx.ErrNoRows) {
-		return 0, false, nil
-	}
+	rows, err := l.pool.Query(ctx, `
+SELECT lower(ids), coalesce((SELECT end_lsn FROM sluicebox.batch p WHERE p.slot = b.slot AND p.seq < b.seq AND p.end_lsn > '0/0'
+                              ORDER BY p.seq DESC LIMIT 1), '0/0')::text, end_lsn::text
+FROM sluicebox.batch b
+WHERE slot = $1 AND state = 'settled' AND rows > 0 AND end_lsn > '0/0' AND settled_at > now() - interval '7 days'
+  AND partition >= to_char(settled_at - interval '1 month', 'YYYYMM')::int AND (end_ordinal > 0 OR $3)
+ORDER BY seq DESC LIMIT $2`, l.slot, n, backfilled)
 	if err != nil {
-		return 0, false, fmt.Errorf("look for a settled batch: %w", err)
+		return nil, fmt.Errorf("look for settled batches: %w", err)
 	}
-	return id, true, nil
+	defer rows.Close()
+	var out []outbox.Row
+	for rows.Next() {
+		var id int64
+		var low, high string
+		if err := rows.Scan(&id, &low, &high); err != nil {
+			return nil, fmt.Errorf("look for settled batches: %w", err)
+		}
+		for _, text := range []string{low, high} {
+			lsn, err := parseLSN(text)
+			if err != nil {
+				return nil, fmt.Errorf("look for settled batches: %w", err)
+			}
+			out = append(out, outbox.Row{ID: id, Position: outbox.Position{CommitLSN: lsn, Ordinal: 1}})
+		}
+	}
+	if err := rows.Err(); err != nil {
+		return nil, fmt.Errorf("look for settled batches: %w", err)
+	}
+	return out, nil
 }
 
 // Planned reads the batches that were planned and not settled, in order. Rows are not filled in; see [Ledger.Fill].
 func (l *Ledger) Planned(ctx context.Context) ([]*Unfinished, error) {
 	rows, err := l.pool.Query(ctx, `
-SELECT seq, token, positions, bytes, end_lsn::text, end_ordinal, ack_lsn::text, partition, deadline,
+SELECT seq, token, positions, sending, bytes, end_lsn::text, end_ordinal, ack_lsn::text, partition, deadline,
        ARRAY (SELECT generate_series(lower(r), upper(r) - 1) FROM unnest(ids) r)
 FROM sluicebox.batch WHERE slot = $1 AND state = 'planned' ORDER BY seq`, l.slot)
 	if err != nil {

@@ -21,6 +21,7 @@ import (
 	"github.com/jackc/pgx/v5/pgconn"
 	"github.com/jackc/pgx/v5/pgxpool"
 
+	"github.com/sluicebox/sluicebox/internal/decode"
 	"github.com/sluicebox/sluicebox/outbox"
 )
 
@@ -41,12 +42,18 @@ type Ledger struct {
 	seq    int64 // of the last planned batch
 }
 
-// Durable makes the commits of a session survive a crash of Postgres, whatever the role or the database has as its default: a plan
-// that is lost after its rows were sent doubles them. The pool that [New] gets must call it for each new connection.
-func Durable(ctx context.Context, conn *pgx.Conn) error {
+// Prepare sets a session up. The pool that [New] gets must call it for each new connection. Commits survive a crash of Postgres,
+// whatever the role or the database has as its default: a plan that is lost after its rows were sent doubles them. And rows are printed
+// as the stream prints them.
+func Prepare(ctx context.Context, conn *pgx.Conn) error {
 	_, err := conn.Exec(ctx, `SELECT set_config('synchronous_commit', 'local', false) WHERE current_setting('synchronous_commit') = 'off'`)
 	if err != nil {
 		return fmt.Errorf("make commits durable: %w", err)
+	}
+	for name, value := range decode.Session {
+		if _, err := conn.Exec(ctx, `SELECT set_config($1, $2, false)`, name, value); err != nil {
+			return fmt.Errorf("set %s: %w", name, err)
+		}
 	}
 	return nil
 }
@@ -72,19 +79,20 @@ type State struct {
 	Settled          outbox.Position // of the last row that is delivered and marked
 	AckedLSN         uint64          // the highest LSN that was ever allowed to be acknowledged
 	SystemIdentifier string          // of the cluster that these positions belong to
+	Timeline         int32           // of its history; 0: not known
 	Publication      string          // identity of the publication, see replication.FindPublication
 	Outbox           string          // schema.table that the slot is for; empty: not known yet
 }
 
 const stateColumns = `phase, settled_lsn::text, settled_ordinal, acked_lsn::text, coalesce(system_identifier, ''),
-       coalesce(publication, ''), coalesce(outbox, '')`
+       coalesce(publication, ''), coalesce(outbox, ''), coalesce(timeline, 0)`
 
 func scanState(row pgx.Row, more ...any) (State, error) {
 	var s State
 	var settled, acked string
 	var ordinal int64
 	err := row.Scan(append([]any{
-		&s.Phase, &settled, &ordinal, &acked, &s.SystemIdentifier, &s.Publication, &s.Outbox,
+		&s.Phase, &settled, &ordinal, &acked, &s.SystemIdentifier, &s.Publication, &s.Outbox, &s.Timeline,
 	}, more...)...)
 	if err != nil {
 		return s, err
@@ -120,20 +128,6 @@ func (l *Ledger) Allow(ctx context.Context, lsn uint64) error {
 	return l.fenced(ctx, "store the position to acknowledge", `
 UPDATE sluicebox.stream SET heartbeat_at = clock_timestamp(), acked_lsn = greatest(acked_lsn, $3::text::pg_lsn)
 WHERE slot = $1 AND epoch = $2`, l.slot, l.epoch, lsnText(lsn))
-}
-
-// BeginBackfill notes, before it is done, that the slot is about to be dropped and created anew.
-func (l *Ledger) BeginBackfill(ctx context.Context) error {
-	return l.fenced(ctx, "begin a backfill", `UPDATE sluicebox.stream SET phase = 'backfill', outbox = $3 WHERE slot = $1 AND epoch = $2`,
-		l.slot, l.epoch, l.schema+"."+l.table)
-}
-
-// EndBackfill notes that every row of the snapshot is settled: the stream goes on from start, the slot's consistent point.
-func (l *Ledger) EndBackfill(ctx context.Context, start uint64, s State) error {
-	return l.fenced(ctx, "end the backfill", `
-UPDATE sluicebox.stream SET phase = 'stream', settled_lsn = $3::text::pg_lsn, settled_ordinal = 0, acked_lsn = $3::text::pg_lsn,
-       system_identifier = $4, publication = $5
-WHERE slot = $1 AND epoch = $2`, l.slot, l.epoch, lsnText(start), s.SystemIdentifier, s.Publication)
 }
 
 // Release ends the lease, so that a standby need not wait for it to become stale.

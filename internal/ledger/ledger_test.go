@@ -170,7 +170,10 @@ func TestFence(t *testing.T) {
 		"heartbeat":      func() error { return old.Heartbeat(t.Context()) },
 		"allow":          func() error { return old.Allow(t.Context(), 1<<40) },
 		"begin backfill": func() error { return old.BeginBackfill(t.Context()) },
-		"end backfill":   func() error { return old.EndBackfill(t.Context(), 1<<40, ledger.State{}) },
+		"end backfill": func() error {
+			_, err := old.EndBackfill(t.Context(), 1<<40, ledger.State{})
+			return err
+		},
 		"lead again": func() error {
 			_, _, err := old.TryLead(t.Context(), "old", patience)
 			return err
@@ -203,8 +206,8 @@ func TestUnfinished(t *testing.T) {
 			t.Fatalf("%d planned, %v", len(planned), err)
 		}
 		u := planned[0]
-		if err := l.Fill(t.Context(), u); err != nil {
-			t.Fatal(err)
+		if unseen, err := l.Fill(t.Context(), u); err != nil || len(unseen) > 0 {
+			t.Fatal(unseen, err)
 		}
 		if diff := cmp.Diff(want, u.Rows); diff != "" {
 			t.Errorf("rows differ from those planned: %s", diff)

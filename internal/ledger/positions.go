@@ -3,6 +3,7 @@ package ledger
 import (
 	"encoding/binary"
 	"errors"
+	"slices"
 
 	"github.com/sluicebox/sluicebox/outbox"
 )
@@ -16,15 +17,18 @@ type place struct {
 // encodePlaces writes ids and positions in commit order, each as the difference from the one before: neighbours take three
 // bytes a row. A batch of an earlier epoch must be sent again as the same rows to the byte, lsn and ordinal included, and those are
 // nowhere in the outbox.
-func encodePlaces(rows []outbox.Row) []byte {
-	out := make([]byte, 0, 4*len(rows)+16)
+func encodePlaces(parts ...[]outbox.Row) []byte {
+	var out []byte
 	var last place
-	for i := range rows {
-		r := &rows[i]
-		out = binary.AppendVarint(out, r.ID-last.id)
-		out = binary.AppendVarint(out, int64(r.Position.CommitLSN-last.at.CommitLSN))
-		out = binary.AppendVarint(out, int64(r.Position.Ordinal)-int64(last.at.Ordinal))
-		last = place{r.ID, r.Position}
+	for _, rows := range parts {
+		out = slices.Grow(out, 4*len(rows)+16)
+		for i := range rows {
+			r := &rows[i]
+			out = binary.AppendVarint(out, r.ID-last.id)
+			out = binary.AppendVarint(out, int64(r.Position.CommitLSN-last.at.CommitLSN))
+			out = binary.AppendVarint(out, int64(r.Position.Ordinal)-int64(last.at.Ordinal))
+			last = place{r.ID, r.Position}
+		}
 	}
 	return out
 }

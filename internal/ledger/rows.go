@@ -8,16 +8,17 @@ import (
 	"time"
 
 	"github.com/jackc/pgx/v5"
-	"github.com/jackc/pgx/v5/pgtype"
 
 	"github.com/sluicebox/sluicebox/internal/batch"
+	"github.com/sluicebox/sluicebox/internal/decode"
 	"github.com/sluicebox/sluicebox/outbox"
 )
 
 // Unfinished is a batch that a daemon planned and did not settle.
 type Unfinished struct {
 	batch.Batch
-	places []place // of the rows its token is bound to
+	places  []place // of the rows that are still to be sent
+	sending int     // of these, how many its token is bound to
 }
 
 func scanUnfinished(row pgx.CollectableRow) (*Unfinished, error) {
@@ -25,8 +26,9 @@ func scanUnfinished(row pgx.CollectableRow) (*Unfinished, error) {
 	var positions []byte
 	var end, ack string
 	var ordinal int64
+	var sending *int
 	var deadline *time.Time
-	err := row.Scan(&u.Seq, &u.Token, &positions, &u.Bytes, &end, &ordinal, &ack, &u.Partition, &deadline, &u.IDs)
+	err := row.Scan(&u.Seq, &u.Token, &positions, &sending, &u.Bytes, &end, &ordinal, &ack, &u.Partition, &deadline, &u.IDs)
 	if err != nil {
 		return nil, err
 	}
@@ -42,45 +44,119 @@ func scanUnfinished(row pgx.CollectableRow) (*Unfinished, error) {
 		return nil, err
 	}
 	u.places, err = decodePlaces(positions)
+	u.sending = len(u.places)
+	if sending != nil {
+		u.sending = min(*sending, len(u.places))
+	}
 	return u, err
 }
 
-// Fill reads the rows of an unfinished batch from the outbox, as its token is bound to them. [ErrNotVisible] when some can't be
-// seen (yet).
-func (l *Ledger) Fill(ctx context.Context, u *Unfinished) error {
+// Fill reads the rows of an unfinished batch from the outbox, as its token is bound to them, and returns those that can't be seen:
+// not yet (FACTS P1), or no more.
+func (l *Ledger) Fill(ctx context.Context, u *Unfinished) (unseen []batch.Rejected, err error) {
+	ctx, cancel := context.WithTimeout(ctx, settleTimeout)
+	defer cancel()
 	ids := make([]int64, len(u.places))
-	order := make(map[int64]int, len(u.places))
 	for i, p := range u.places {
-		ids[i], order[p.id] = p.id, i
+		ids[i] = p.id
 	}
-	columns, err := l.rowColumns(ctx, l.pool)
+	found := make(map[int64]*outbox.Row, len(ids))
+	err = l.rows(ctx, l.pool, `WHERE id = ANY ($1::bigint[])`, func(row *outbox.Row) error {
+		found[row.ID] = row
+		return nil
+	}, ids)
 	if err != nil {
-		return err
+		return nil, fmt.Errorf("read the rows of batch %d: %w", u.Seq, err)
 	}
-	rows, err := l.pool.Query(ctx, `SELECT `+columns+` FROM `+l.outbox()+` o WHERE id = ANY ($1::bigint[])`, ids)
-	if err != nil {
-		return fmt.Errorf("read the rows of batch %d: %w", u.Seq, err)
-	}
-	u.Rows = make([]outbox.Row, len(ids))
-	found := 0
-	for rows.Next() {
-		row, err := scanRow(rows)
-		if err != nil {
-			rows.Close()
-			return fmt.Errorf("read the rows of batch %d: %w", u.Seq, err)
+	u.Rows, u.Rest = make([]outbox.Row, 0, u.sending), nil
+	for i, p := range u.places {
+		row, seen := found[p.id]
+		switch {
+		case !seen:
+			unseen = append(unseen, batch.Rejected{ID: p.id, Position: p.at, Reason: "deleted from the outbox before its delivery was confirmed"})
+			continue
+		case i < u.sending:
+			row.Position = p.at
+			u.Rows = append(u.Rows, *row)
+		default:
+			row.Position = p.at
+			u.Rest = append(u.Rest, *row)
 		}
-		i := order[row.ID]
-		row.Position = u.places[i].at
-		u.Rows[i] = row
-		found++
 	}
-	if err := rows.Err(); err != nil {
-		return fmt.Errorf("read the rows of batch %d: %w", u.Seq, err)
+	return unseen, nil
+}
+
+// Unseen returns which of some rows the outbox does not show.
+func (l *Ledger) Unseen(ctx context.Context, ids []int64) (unseen []int64, err error) {
+	ctx, cancel := context.WithTimeout(ctx, settleTimeout)
+	defer cancel()
+	rows, err := l.pool.Query(ctx, `SELECT id FROM unnest($1::bigint[]) id WHERE NOT EXISTS (SELECT FROM `+l.outbox()+` o WHERE o.id = id.id)`, ids)
+	if err != nil {
+		return nil, fmt.Errorf("look for rows of the outbox: %w", err)
 	}
-	if found != len(ids) {
-		return fmt.Errorf("read the rows of batch %d: %w: %d of %d", u.Seq, ErrNotVisible, found, len(ids))
+	unseen, err = pgx.CollectRows(rows, pgx.RowTo[int64])
+	if err != nil {
+		return nil, fmt.Errorf("look for rows of the outbox: %w", err)
 	}
-	return nil
+	return unseen, nil
+}
+
+// Horizon is a transaction id above that of every transaction that has begun to write.
+func (l *Ledger) Horizon(ctx context.Context) (xid uint64, err error) {
+	ctx, cancel := context.WithTimeout(ctx, statementTimeout)
+	defer cancel()
+	if err := l.pool.QueryRow(ctx, `SELECT pg_current_xact_id()::text::bigint`).Scan(&xid); err != nil {
+		return 0, fmt.Errorf("ask Postgres for a transaction id: %w", err)
+	}
+	return xid, nil
+}
+
+// Passed says whether every transaction below a horizon has ended. What it committed is visible then, also if it waited for a
+// standby; a row that can't be seen is not there any more.
+func (l *Ledger) Passed(ctx context.Context, horizon uint64) (passed bool, err error) {
+	ctx, cancel := context.WithTimeout(ctx, statementTimeout)
+	defer cancel()
+	err = l.pool.QueryRow(ctx, `SELECT pg_snapshot_xmin(pg_current_snapshot())::text::bigint >= $1`, horizon).Scan(&passed)
+	if err != nil {
+		return false, fmt.Errorf("ask Postgres for its oldest transaction: %w", err)
+	}
+	return passed, nil
+}
+
+// Requested returns rows that operators want delivered again, limit at most, in the order of ids, at a position of the caller's. Requests
+// for rows that the outbox lacks, or that delivery will come to by itself, are forgotten: a row is fit if it was delivered before,
+// or put into quarantine.
+func (l *Ledger) Requested(ctx context.Context, at outbox.Position, limit int) ([]outbox.Row, error) {
+	ctx, cancel := context.WithTimeout(ctx, settleTimeout)
+	defer cancel()
+	const fit = `(o.processed OR EXISTS (SELECT FROM sluicebox.quarantine q WHERE q.slot = $1 AND q.id = o.id))`
+	_, err := l.pool.Exec(ctx, `
+DELETE FROM sluicebox.redelivery r WHERE r.slot = $1 AND EXISTS (SELECT FROM sluicebox.stream s WHERE s.slot = $1 AND s.epoch = $2)
+   AND NOT EXISTS (SELECT FROM `+l.outbox()+` o WHERE o.id = r.id AND `+fit+`)`, l.slot, l.epoch)
+	if err != nil {
+		return nil, fmt.Errorf("look for rows to deliver again: %w", err)
+	}
+	var out []outbox.Row
+	err = l.rows(ctx, l.pool, `WHERE id IN (SELECT id FROM sluicebox.redelivery WHERE slot = $1 ORDER BY id LIMIT $2) AND `+fit+` ORDER BY id`,
+		func(row *outbox.Row) error {
+			row.Position = at
+			out = append(out, *row)
+			return nil
+		}, l.slot, limit)
+	if err != nil {
+		return nil, fmt.Errorf("read the rows to deliver again: %w", err)
+	}
+	return out, nil
+}
+
+// HasRequests says whether operators want rows delivered again.
+func (l *Ledger) HasRequests(ctx context.Context) (has bool, err error) {
+	ctx, cancel := context.WithTimeout(ctx, statementTimeout)
+	defer cancel()
+	if err := l.pool.QueryRow(ctx, `SELECT EXISTS (SELECT FROM sluicebox.redelivery WHERE slot = $1)`, l.slot).Scan(&has); err != nil {
+		return false, fmt.Errorf("look for rows to deliver again: %w", err)
+	}
+	return has, nil
 }
 
 // Snapshot is a view of the outbox at the start of a slot.
@@ -131,67 +207,65 @@ const unprocessed = `NOT o.processed AND NOT EXISTS (SELECT FROM sluicebox.quara
 // Rows calls each with every unprocessed row of the snapshot, in the order of ids. The row is each's to keep. Rows arrive as
 // fast as each takes them.
 func (s *Snapshot) Rows(ctx context.Context, each func(*outbox.Row) error) error {
-	columns, err := s.ledger.rowColumns(ctx, s.tx)
-	if err != nil {
-		return err
-	}
-	rows, err := s.tx.Query(ctx, `SELECT `+columns+` FROM `+s.ledger.outbox()+` o WHERE `+unprocessed+` ORDER BY id`, s.ledger.slot)
-	if err != nil {
-		return fmt.Errorf("read the unprocessed rows: %w", err)
-	}
-	defer rows.Close()
-	for rows.Next() {
-		row, err := scanRow(rows)
-		if err != nil {
-			return fmt.Errorf("read the unprocessed rows: %w", err)
-		}
+	err := s.ledger.rows(ctx, s.tx, `WHERE `+unprocessed+` ORDER BY id`, func(row *outbox.Row) error {
 		row.Position = outbox.Position{CommitLSN: s.start}
-		if err := each(&row); err != nil {
-			return err
-		}
-	}
-	if err := rows.Err(); err != nil {
+		return each(row)
+	}, s.ledger.slot)
+	if err != nil {
 		return fmt.Errorf("read the unprocessed rows: %w", err)
 	}
 	return nil
 }
 
-// rowColumns is what scanRow reads. trace_context is the one column that an outbox may lack.
-func (l *Ledger) rowColumns(ctx context.Context, q interface {
-	QueryRow(ctx context.Context, sql string, args ...any) pgx.Row
-},
-) (string, error) {
-	trace := `''`
-	var has bool
-	err := q.QueryRow(ctx, `SELECT EXISTS (SELECT FROM pg_attribute
-WHERE attrelid = to_regclass($1) AND attname = 'trace_context' AND NOT attisdropped)`, l.outbox()).Scan(&has)
-	if err != nil {
-		return "", fmt.Errorf("look at the columns of the outbox: %w", err)
-	}
-	if has {
-		trace = `coalesce(o.trace_context, '')`
-	}
-	return `o.id, o.event_type, o.event_date_time, o.environment, o.event_context::text, o.metadata_version, ` + trace, nil
+// querier is a pool or a transaction.
+type querier interface {
+	Query(ctx context.Context, sql string, args ...any) (pgx.Rows, error)
 }
 
-func scanRow(rows pgx.Rows) (outbox.Row, error) {
-	var row outbox.Row
-	var at pgtype.Timestamptz
-	var kind, environment *string
-	var version *int32
-	if err := rows.Scan(&row.ID, &kind, &at, &environment, &row.Context, &version, &row.TraceContext); err != nil {
-		return row, err
+// rows calls each with every row of the outbox, as o, that the rest of a query selects. The row is each's to keep.
+func (l *Ledger) rows(ctx context.Context, q querier, rest string, each func(*outbox.Row) error, args ...any) error {
+	announced, names, err := l.columns(ctx, q)
+	if err != nil {
+		return err
 	}
-	if kind == nil || !at.Valid || environment == nil || row.Context == nil || version == nil {
-		row.Invalid = "a required column is null"
-		return row, nil
+	layout, err := decode.NewLayout(l.schema+"."+l.table, announced)
+	if err != nil {
+		return err
 	}
-	row.Type, row.Environment, row.MetadataVersion = *kind, *environment, *version
-	if at.InfinityModifier != pgtype.Finite {
-		row.Invalid = fmt.Sprintf("event_date_time is %v; ClickHouse's DateTime64(6) has no such value", at.InfinityModifier)
+	args = append([]any{pgx.QueryResultFormats{pgx.TextFormatCode}}, args...)
+	rows, err := q.Query(ctx, `SELECT `+names+` FROM `+l.outbox()+` o `+rest, args...)
+	if err != nil {
+		return err
 	}
-	row.Time = at.Time.UTC()
-	return row, nil
+	defer rows.Close()
+	for rows.Next() {
+		var row outbox.Row
+		if err := layout.Row(rows.RawValues(), &row); err != nil {
+			return err
+		}
+		if err := each(&row); err != nil {
+			return err
+		}
+	}
+	return rows.Err()
+}
+
+// columns lists the columns that the stream has, too: generated ones are not in it.
+func (l *Ledger) columns(ctx context.Context, q querier) (announced []decode.Column, names string, err error) {
+	rows, err := q.Query(ctx, `SELECT attname::text, atttypid FROM pg_attribute
+WHERE attrelid = to_regclass($1) AND attnum > 0 AND NOT attisdropped AND attgenerated = '' ORDER BY attnum`, l.outbox())
+	if err != nil {
+		return nil, "", fmt.Errorf("look at the columns of the outbox: %w", err)
+	}
+	announced, err = pgx.CollectRows(rows, pgx.RowToStructByPos[decode.Column])
+	if err != nil {
+		return nil, "", fmt.Errorf("look at the columns of the outbox: %w", err)
+	}
+	quoted := make([]string, len(announced))
+	for i, column := range announced {
+		quoted[i] = "o." + pgx.Identifier{column.Name}.Sanitize()
+	}
+	return announced, strings.Join(quoted, ", "), nil
 }
 
 func quoteLiteral(text string) string { return `'` + strings.ReplaceAll(text, `'`, `''`) + `'` }

@@ -28,6 +28,8 @@ type Metrics struct {
 	state       *prometheus.GaugeVec
 	retained    prometheus.Gauge
 	newest      prometheus.Gauge
+	incidents   *prometheus.CounterVec
+	ignored     prometheus.Gauge
 
 	mu     sync.Mutex
 	now    pipeline.State
@@ -74,13 +76,21 @@ func NewMetrics(build cli.Build) *Metrics {
 			Name: "sluicebox_last_settled_timestamp_seconds", Help: "When a batch was last settled, Unix time.",
 		}),
 	}
+	m.incidents = prometheus.NewCounterVec(prometheus.CounterOpts{
+		Name: "sluicebox_incidents_total",
+		Help: "Losses that were noticed and healed, or wait for an operator, by kind; cdc status lists them.",
+	}, []string{"kind"})
+	m.ignored = prometheus.NewGauge(prometheus.GaugeOpts{
+		Name: "sluicebox_ignored_columns", Help: "Columns of the outbox that the table in ClickHouse lacks.",
+	})
 	info := prometheus.NewGauge(prometheus.GaugeOpts{
 		Name: "sluicebox_build_info", Help: "1; the labels tell which program this is.",
 		ConstLabels: prometheus.Labels{"version": build.Version, "revision": build.Revision, "go": build.Go},
 	})
 	info.Set(1)
 	m.Registry.MustRegister(
-		m.received, m.delivered, m.quarantined, m.batches, m.rows, m.delivery, m.attempts, m.insert, m.state, m.retained, m.newest, info,
+		m.received, m.delivered, m.quarantined, m.batches, m.rows, m.delivery, m.attempts, m.insert, m.state, m.retained, m.newest,
+		m.incidents, m.ignored, info,
 		collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}),
 	)
 	return m
@@ -119,3 +129,9 @@ func (m *Metrics) Settled(b *batch.Batch, took time.Duration) {
 
 // Slot notes how much WAL the slot holds.
 func (m *Metrics) Slot(retained int64) { m.retained.Set(float64(retained)) }
+
+// Incident counts a loss that was noticed.
+func (m *Metrics) Incident(kind string) { m.incidents.WithLabelValues(kind).Inc() }
+
+// Columns notes how many columns are not carried.
+func (m *Metrics) Columns(ignored int) { m.ignored.Set(float64(ignored)) }

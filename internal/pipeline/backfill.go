@@ -38,10 +38,15 @@ func (p *Pipeline) backfill(ctx context.Context, reason string, slot replication
 	if err != nil {
 		return err
 	}
-	if err := p.ledger.EndBackfill(ctx, start, now); err != nil {
+	incident, err := p.ledger.EndBackfill(ctx, start, now)
+	if err != nil {
 		return err
 	}
 	failpoint.Hit("backfill-ended")
+	if incident != nil {
+		p.log.Warn().Str("kind", incident.Kind).Int64("rows", incident.Rows).Dur("took", time.Since(incident.Began)).
+			Msg("the slot is complete again; every event that it had lost is delivered")
+	}
 	p.log.Info().Int64("rows", rows).Dur("took", time.Since(began)).Msg("backfill is complete")
 	return nil
 }
@@ -86,7 +91,8 @@ func (p *Pipeline) deliverSnapshot(ctx context.Context, snapshot *ledger.Snapsho
 	told := time.Now()
 	deliver := func(cause batch.Cause) error {
 		b := builder.Seal(cause)
-		if err := p.deliver(ctx, b); err != nil {
+		// Marks may have been undone by a restore of Postgres, so ClickHouse is asked first.
+		if err := p.deliver(ctx, b, false); err != nil {
 			return err
 		}
 		failpoint.Hit("backfill-batch")

@@ -1,40 +1,51 @@
 package pipeline
 
 import (
+	"cmp"
 	"context"
 	"errors"
-	"math"
+	"fmt"
+	"slices"
 	"time"
 
 	"github.com/sluicebox/sluicebox/internal/batch"
 	"github.com/sluicebox/sluicebox/internal/failpoint"
 	"github.com/sluicebox/sluicebox/internal/ledger"
-	"github.com/sluicebox/sluicebox/outbox"
 )
 
-// deliver takes one batch down the line, up to the point where it may be acknowledged. An error means that the ledger failed
-// or that ctx is done: the session must end, and the next one finishes the batch if it was planned.
-func (p *Pipeline) deliver(ctx context.Context, b *batch.Batch) error {
+// deliver takes one batch down the line, up to the point where it may be acknowledged. fresh says that ClickHouse can't have any of
+// its rows. An error means that the ledger failed, that going on is not safe, or that ctx is done: the session must end, and the next
+// one finishes the batch if it was planned.
+func (p *Pipeline) deliver(ctx context.Context, b *batch.Batch, fresh bool) error {
 	began := time.Now()
 	failpoint.Hit("before-plan")
-	if err := p.setDeadline(ctx, b); err != nil {
+	if len(b.Rejected) > 0 && p.config.HaltOnPoison && b.SealedBy != batch.ByRequest {
+		return poisoned(b.Rejected)
+	}
+	var err error
+	if _, b.Deadline, err = p.clock(ctx); err != nil {
 		return err
 	}
 	if err := p.ledger.Plan(ctx, b); err != nil {
 		return err
 	}
-	for _, r := range b.Rejected {
-		p.log.Warn().Int64("id", r.ID).Str("reason", r.Reason).Msg("event put into quarantine")
-	}
+	p.tellRejected(b.Rejected)
 	failpoint.Hit("after-plan")
-	return p.complete(ctx, b, began, true)
+	return p.complete(ctx, began, &writing{p: p, b: b, look: !fresh, careful: !fresh, wait: newBackoff()})
 }
 
-// complete takes a planned batch the rest of the way. first says that nothing of it was ever sent.
-func (p *Pipeline) complete(ctx context.Context, b *batch.Batch, began time.Time, first bool) error {
-	if err := p.write(ctx, b, first); err != nil {
+func (p *Pipeline) tellRejected(rejected []batch.Rejected) {
+	for _, r := range rejected {
+		p.log.Warn().Int64("id", r.ID).Str("reason", r.Reason).Msg("event put into quarantine")
+	}
+}
+
+// complete takes a planned batch the rest of the way.
+func (p *Pipeline) complete(ctx context.Context, began time.Time, w *writing) error {
+	if err := w.run(ctx); err != nil {
 		return err
 	}
+	b := w.b
 	failpoint.Hit("after-write")
 	if err := p.settle(ctx, b); err != nil {
 		return err
@@ -57,159 +68,95 @@ func (p *Pipeline) finishPlanned(ctx context.Context) error {
 	for _, u := range planned {
 		p.enter(Recovering, "")
 		p.log.Info().Int64("batch", u.Seq).Int("rows", len(u.IDs)).Msg("finishing a batch that was planned before")
-		err := p.again(ctx, "the rows of a planned batch can't be seen yet", ledger.Retriable, func() error { return p.ledger.Fill(ctx, u) })
+		deleted, err := p.fill(ctx, u)
 		if err != nil {
 			return err
 		}
-		if err := p.complete(ctx, &u.Batch, time.Now(), false); err != nil {
+		w := &writing{p: p, b: &u.Batch, look: true, careful: true, wait: newBackoff()}
+		if err := w.mayLand(ctx); err != nil {
+			return err
+		}
+		if len(deleted) > 0 {
+			if err := w.giveUp(ctx, deleted); err != nil {
+				return err
+			}
+		}
+		if err := p.complete(ctx, time.Now(), w); err != nil {
 			return err
 		}
 	}
 	return nil
 }
 
-// write sends a planned batch until its rows are surely stored. first says that nothing of it was ever sent: then a success is
-// all that is needed. Once an attempt has failed, or was another daemon's, its outcome is unknown, and tokens alone don't settle it
-// (the server may have died between noting the token and storing the rows, or the table was replaced). So the rows are looked up
-// before each further attempt and after its success, and are sent again under the same token as long as they are the same.
-func (p *Pipeline) write(ctx context.Context, b *batch.Batch, first bool) error {
-	wait := newBackoff()
-	defer func() {
-		if wait.paused {
-			p.resume()
+// fill reads the rows of a planned batch, and returns those that were deleted from the outbox meanwhile.
+func (p *Pipeline) fill(ctx context.Context, u *ledger.Unfinished) (deleted []batch.Rejected, err error) {
+	err = p.untilPassed(ctx, "the rows of a planned batch can't be seen yet", func(passed bool) (err error) {
+		deleted, err = p.ledger.Fill(ctx, u)
+		if err == nil && len(deleted) > 0 && !passed {
+			err = fmt.Errorf("read the rows of batch %d: %w: %d of them", u.Seq, ledger.ErrNotVisible, len(deleted))
 		}
-	}()
-	renewed := false
-	for len(b.Rows) > 0 {
-		if !first {
-			if err := p.keepMissing(ctx, b); err != nil || len(b.Rows) == 0 {
-				return err
-			}
-		}
-		began := time.Now()
-		err := p.sink.Write(ctx, b)
-		class := classOf(err)
-		p.observer.Attempt(class, time.Since(began))
-		if err == nil {
-			if first {
-				return nil
-			}
-			if stored, err := p.stored(ctx, b); err != nil || stored {
-				return err
-			}
-			// A success that left rows missing: either ClickHouse knew the token and had not the rows, and then the token must not be
-			// used again; or the look-up can't see what is there, and then sending once more would double it.
-			sees, err := p.sees(ctx)
-			if err != nil {
-				return err
-			}
-			if renewed || !sees {
-				return &HaltError{Reason: "ClickHouse confirms inserts whose rows can't be found in the table afterwards"}
-			}
-			b.Token, renewed = "", true
-			continue
-		}
-		if ctx.Err() != nil {
-			return context.Cause(ctx)
-		}
-		first = false
-		p.pause(err, "ClickHouse does not take a batch; it is sent again")
-		wait.paused = true
-		if !sleep(ctx, wait.NextBackOff()) {
-			return context.Cause(ctx)
-		}
-	}
-	return nil
-}
-
-// HaltError says that going on could double or lose events.
-type HaltError struct{ Reason string }
-
-func (e *HaltError) Error() string { return e.Reason }
-
-// stored says whether every row of the batch is in ClickHouse. It looks several times, since a replica may lag behind.
-func (p *Pipeline) stored(ctx context.Context, b *batch.Batch) (bool, error) {
-	const looks = 6 // three seconds, as the waits grow
-	wait := newBackoff()
-	for range looks {
-		missing, err := p.missing(ctx, b)
-		if err != nil || len(missing) == 0 {
-			return err == nil, err
-		}
-		if !sleep(ctx, wait.NextBackOff()) {
-			return false, context.Cause(ctx)
-		}
-	}
-	return false, nil
-}
-
-// sees says whether a look-up finds a row of the newest settled batch, as it must.
-func (p *Pipeline) sees(ctx context.Context) (bool, error) {
-	id, known, err := p.ledger.Delivered(ctx)
-	if err != nil || !known {
-		return false, err
-	}
-	probe := &batch.Batch{Rows: []outbox.Row{ // one row, whatever its position
-		{ID: id}, {ID: id, Position: outbox.Position{CommitLSN: math.MaxUint64}},
-	}}
-	missing, err := p.missing(ctx, probe)
-	return len(missing) == 0, err
-}
-
-// missing returns the rows of the batch that ClickHouse does not have.
-func (p *Pipeline) missing(ctx context.Context, b *batch.Batch) ([]outbox.Row, error) {
-	var found map[int64]struct{}
-	err := p.again(ctx, "ClickHouse can't be asked which events it has", sinkFailed, func() (err error) {
-		found, err = p.sink.Find(ctx, b)
 		return err
 	})
-	if err != nil {
-		return nil, err
-	}
-	missing := make([]outbox.Row, 0, len(b.Rows))
-	for i := range b.Rows {
-		if _, stored := found[b.Rows[i].ID]; !stored {
-			missing = append(missing, b.Rows[i])
-		}
-	}
-	return missing, nil
+	return deleted, err
 }
 
-// keepMissing keeps the rows that ClickHouse does not have, and plans them anew under a later deadline. The token stays if the
-// rows do.
-func (p *Pipeline) keepMissing(ctx context.Context, b *batch.Batch) error {
-	missing, err := p.missing(ctx, b)
-	if err != nil {
-		return err
-	}
-	if len(missing) < len(b.Rows) {
-		b.Token = ""
-	}
-	b.Rows = missing
-	if len(missing) == 0 {
-		return nil
-	}
-	if err := p.setDeadline(ctx, b); err != nil {
-		return err
-	}
-	if err := p.ledger.Replan(ctx, b); err != nil {
-		return err
-	}
-	failpoint.Hit("replanned")
-	return nil
-}
-
-// settle marks the rows and advances the position.
+// settle marks the rows and advances the position. Rows that were deleted before they could be marked are delivered all the same.
 func (p *Pipeline) settle(ctx context.Context, b *batch.Batch) error {
-	return p.again(ctx, "a written batch can't be settled yet", ledger.Retriable, func() error { return p.ledger.Settle(ctx, b) })
+	return p.untilPassed(ctx, "a written batch can't be settled yet", func(passed bool) error {
+		err := p.ledger.Settle(ctx, b)
+		if !passed || !errors.Is(err, ledger.ErrNotVisible) {
+			return err
+		}
+		deleted, askErr := p.ledger.Unseen(ctx, b.IDs)
+		if askErr != nil || len(deleted) == 0 {
+			return cmp.Or(askErr, err)
+		}
+		p.log.Warn().Int64("batch", b.Seq).Int("rows", len(deleted)).
+			Msg("events were deleted from the outbox before they could be marked; ClickHouse has them")
+		b.IDs = without(b.IDs, deleted)
+		if err := p.ledger.Replan(ctx, b); err != nil {
+			return err
+		}
+		return p.ledger.Settle(ctx, b)
+	})
 }
 
-// setDeadline asks for the deadline of a batch that is about to be planned.
-func (p *Pipeline) setDeadline(ctx context.Context, b *batch.Batch) error {
-	return p.again(ctx, "ClickHouse can't be reached", sinkFailed, func() (err error) {
-		b.Deadline, err = p.sink.Deadline(ctx)
+// without returns ids but for some.
+func without(ids, gone []int64) []int64 {
+	set := make(map[int64]struct{}, len(gone))
+	for _, id := range gone {
+		set[id] = struct{}{}
+	}
+	return slices.DeleteFunc(ids, func(id int64) bool { _, is := set[id]; return is })
+}
+
+// untilPassed tries something that needs rows to be visible, which they may not be yet (FACTS P1). passed says that every transaction
+// which was running when it first failed has ended: what can't be seen then is not there any more.
+func (p *Pipeline) untilPassed(ctx context.Context, message string, try func(passed bool) error) error {
+	var horizon uint64
+	passed := false
+	return p.again(ctx, message, ledger.Retriable, func() error {
+		err := try(passed)
+		if passed || !errors.Is(err, ledger.ErrNotVisible) {
+			return err
+		}
+		var askErr error
+		if horizon == 0 {
+			horizon, askErr = p.ledger.Horizon(ctx)
+		} else {
+			passed, askErr = p.ledger.Passed(ctx, horizon)
+		}
+		return cmp.Or(askErr, err)
+	})
+}
+
+// clock asks ClickHouse for its time and for the deadline of a batch that is about to be planned.
+func (p *Pipeline) clock(ctx context.Context) (now, deadline time.Time, err error) {
+	err = p.again(ctx, "ClickHouse can't be reached", sinkFailed, func() (err error) {
+		now, deadline, err = p.sink.Clock(ctx)
 		return err
 	})
+	return now, deadline, err
 }
 
 // again calls do until it succeeds, waiting in between, as long as its error is one that goes by itself.
@@ -234,20 +181,22 @@ func (p *Pipeline) again(ctx context.Context, message string, goes func(error) b
 	}
 }
 
+// HaltError says that going on is not safe, or not wanted.
+type HaltError struct{ Reason, Hint string }
+
+func (e *HaltError) Error() string { return e.Reason }
+
+// poisoned is the end of a daemon that must not put events into quarantine.
+func poisoned(rejected []batch.Rejected) error {
+	return &HaltError{
+		Reason: fmt.Sprintf("event %d can't be delivered: %s", rejected[0].ID, rejected[0].Reason),
+		Hint: "mend the cause in ClickHouse, or start with CDC_ON_POISON=quarantine, which puts such events aside and goes on; " +
+			"what is in the outbox is not lost",
+	}
+}
+
 // sinkFailed says whether an error is the sink's. All of them are waited out: the operator may mend even a missing table.
 func sinkFailed(err error) bool {
 	var failure *batch.Failure
 	return errors.As(err, &failure)
-}
-
-// classOf names the outcome of a write: ok, or the class of its failure.
-func classOf(err error) string {
-	var failure *batch.Failure
-	switch {
-	case err == nil:
-		return "ok"
-	case errors.As(err, &failure):
-		return string(failure.Class)
-	}
-	return string(batch.Unknown)
 }

@@ -6,6 +6,7 @@ import (
 	"github.com/jackc/pgx/v5/pgconn"
 
 	"github.com/sluicebox/sluicebox/internal/batch"
+	"github.com/sluicebox/sluicebox/internal/decode"
 	"github.com/sluicebox/sluicebox/internal/ledger"
 	"github.com/sluicebox/sluicebox/internal/replication"
 )
@@ -15,7 +16,7 @@ func Hint(err error) string {
 	var failure *batch.Failure
 	var foreign *ForeignSlotError
 	var halt *HaltError
-	var table *replication.TableError
+	var table *decode.TableError
 	var refused *pgconn.PgError
 	var connect *pgconn.ConnectError
 	switch {
@@ -28,11 +29,11 @@ func Hint(err error) string {
 	case errors.Is(err, replication.ErrNoPublication):
 		return "run `cdc migrate` as the owner of the outbox, which creates the publication"
 	case errors.As(err, &halt):
-		return "is there a row policy, a TTL, or a Distributed, Buffer or Null engine between the daemon and the rows? mend it, then start again"
+		return halt.Hint
 	case errors.Is(err, ledger.ErrFenced):
 		return "nothing to do: the other daemon delivers; restart this one to have it stand by"
 	case errors.Is(err, ledger.ErrNotVisible):
-		return "a missing synchronous standby delays visibility; unprocessed rows that were deleted from the outbox hold the stream, see the README"
+		return "a missing synchronous standby delays visibility; rows that were deleted meanwhile are passed over once no older transaction is open"
 	case errors.As(err, &refused):
 		return hintFor(refused)
 	case errors.As(err, &connect):

@@ -31,8 +31,8 @@ import (
 type Sink interface {
 	// Ready says whether batches can be written now, and warns of what weakens the promise.
 	Ready(ctx context.Context) (warnings []string, err error)
-	// Deadline is the time after which the sink must refuse a batch that is planned now; zero: it can't.
-	Deadline(ctx context.Context) (time.Time, error)
+	// Clock is the sink's time, and that after which it must refuse a batch that is planned now; zero: it can't.
+	Clock(ctx context.Context) (now, deadline time.Time, err error)
 	// Write stores the rows of a planned batch, all or none, once a token.
 	Write(ctx context.Context, b *batch.Batch) error
 	// Find returns which of the batch's rows are stored.
@@ -60,6 +60,10 @@ type Observer interface {
 	Attempt(outcome string, took time.Duration)
 	Settled(b *batch.Batch, took time.Duration)
 	Slot(retainedWAL int64)
+	// Incident tells of a loss that was noticed; its rows and duration are not known yet.
+	Incident(kind string)
+	// Columns tells how many columns of the outbox the sink ignores.
+	Columns(ignored int)
 }
 
 // Config says how to deliver.
@@ -69,6 +73,9 @@ type Config struct {
 	Holder        string        // how this daemon calls itself in the ledger; no other one may have the name
 	TakeoverAfter time.Duration // age of a lease from which it is taken over
 	DrainTimeout  time.Duration // how long a graceful stop may take to deliver what was received
+	MaxSlotWAL    int64         // bytes of WAL that may wait for us before the slot is dropped to keep Postgres's disk; 0: no limit
+	HaltOnPoison  bool          // end with a HaltError instead of putting an event into quarantine
+	PoisonShare   float64       // of a batch's rows that may be put into quarantine, 0 to 1; a few always may
 }
 
 // Pipeline delivers one stream.
@@ -80,9 +87,14 @@ type Pipeline struct {
 	observer Observer
 	log      zerolog.Logger
 
+	requests chan struct{} // holds one if operators want rows delivered again
+
 	doing   State // what the session does, apart from pauses; set only while no batch is in flight
 	because string
-	lost    string // why the last session found the slot incomplete; empty: it did not
+	lost    *replication.GapError // why the last session found the slot incomplete; nil: it did not
+	refused int                   // rows put into quarantine since ClickHouse last took one
+	carried []string              // columns of the outbox that are no part of every event and that the sink takes
+	ignored []string              // those that it does not
 }
 
 // New makes a pipeline. The pool serves the ledger and plain SQL; it must allow at least four connections.
@@ -90,6 +102,7 @@ func New(config Config, pool *pgxpool.Pool, sink Sink, observer Observer, log ze
 	r := config.Replication
 	return &Pipeline{
 		config: config, pool: pool, ledger: ledger.New(pool, r.Slot, r.Schema, r.Table), sink: sink, observer: observer, log: log,
+		requests: make(chan struct{}, 1),
 	}
 }
 
@@ -134,10 +147,6 @@ func drained(err error) error {
 
 // session takes the lead and delivers. It ends with an error, or with nil when ctx is done and all is delivered.
 func (p *Pipeline) session(ctx context.Context) error {
-	warnings, err := p.sink.Ready(ctx)
-	if err != nil {
-		return err
-	}
 	lead, err := p.lead(ctx)
 	if err != nil {
 		return err
@@ -145,9 +154,6 @@ func (p *Pipeline) session(ctx context.Context) error {
 	defer lead.Close(ctx)
 	if table := p.config.Replication.Schema + "." + p.config.Replication.Table; lead.State.Outbox != "" && lead.State.Outbox != table {
 		return &ForeignSlotError{Slot: p.config.Replication.Slot, Why: "is for table " + lead.State.Outbox + ", not for " + table}
-	}
-	for _, warning := range warnings {
-		p.log.Warn().Msg(warning)
 	}
 	p.log.Info().Int64("epoch", lead.Epoch).Stringer("settled", lead.State.Settled).Msg("leading the stream")
 
@@ -172,10 +178,9 @@ func (p *Pipeline) session(ctx context.Context) error {
 	}
 	cancel(nil)
 	<-watching
-	if replication.Gap(err) {
-		p.log.Warn().Err(err).Msg("the slot no longer holds every event; they are read from the table instead")
-		p.lost = err.Error()
-		if note := p.ledger.BeginBackfill(context.WithoutCancel(ctx)); note != nil {
+	if gap := replication.Gap(err); gap != nil {
+		p.lost = gap
+		if note := p.begin(context.WithoutCancel(ctx), gap); note != nil {
 			return errors.Join(err, note)
 		}
 	}
@@ -192,13 +197,30 @@ func (p *Pipeline) deliverAll(ctx, work context.Context, lead *ledger.Lead, watc
 	setup, cancel := context.WithCancelCause(work)
 	defer cancel(nil)
 	defer context.AfterFunc(ctx, func() { cancel(context.Cause(ctx)) })()
+	if err := p.ready(setup); err != nil {
+		return err
+	}
 	if err := p.finishPlanned(setup); err != nil {
+		return err
+	}
+	if err := p.compare(setup); err != nil {
 		return err
 	}
 	if err := p.ensureSlot(setup, lead, watched); err != nil {
 		return err
 	}
 	return p.stream(ctx, work)
+}
+
+// ready waits until ClickHouse can be written to. This daemon leads already, so that the slot is watched meanwhile.
+func (p *Pipeline) ready(ctx context.Context) error {
+	return p.again(ctx, "ClickHouse is not ready", sinkFailed, func() error {
+		warnings, err := p.sink.Ready(ctx)
+		for _, warning := range warnings {
+			p.log.Warn().Msg(warning)
+		}
+		return err
+	})
 }
 
 // lead waits until this daemon leads.

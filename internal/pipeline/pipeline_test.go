@@ -55,6 +55,8 @@ func (silent) Received(int)                        {}
 func (silent) Attempt(string, time.Duration)       {}
 func (silent) Settled(*batch.Batch, time.Duration) {}
 func (silent) Slot(int64)                          {}
+func (silent) Incident(string)                     {}
+func (silent) Columns(int)                         {}
 
 // rig is a pipeline on real databases.
 type rig struct {

@@ -1,7 +1,6 @@
 package pipeline
 
 import (
-	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -9,6 +8,9 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/jackc/pgx/v5/pgconn"
+
+	"github.com/sluicebox/sluicebox/internal/batch"
 	"github.com/sluicebox/sluicebox/internal/ledger"
 	"github.com/sluicebox/sluicebox/internal/replication"
 )
@@ -31,40 +33,65 @@ func (p *Pipeline) watch(ctx context.Context, lead *ledger.Lead, watched *watch)
 		if err := p.ledger.Heartbeat(ctx); err != nil {
 			return err
 		}
-		if want := watched.publication.Load(); want != nil {
-			if err := p.checkWhole(ctx, *want); err != nil {
-				return err
-			}
+		if err := p.checkSlot(ctx, watched.publication.Load()); err != nil {
+			return err
 		}
 		if beat%trimEvery == 0 {
 			if err := p.ledger.Trim(ctx, keep); err != nil {
 				return err
 			}
 		}
+		has, err := p.ledger.HasRequests(ctx)
+		if err != nil {
+			return err
+		}
+		if has {
+			p.ask()
+		}
 	}
 	return context.Cause(ctx)
 }
 
-// checkWhole looks for the losses that a running stream does not tell of (FACTS P5, P9).
-func (p *Pipeline) checkWhole(ctx context.Context, want string) error {
+// checkSlot looks for the losses that a running stream does not tell of (FACTS P5, P9), and whether too much WAL waits for us. want is
+// the identity of the publication; nil while the slot is not known to be whole.
+func (p *Pipeline) checkSlot(ctx context.Context, want *string) error {
 	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
 	defer cancel()
-	got, err := replication.FindPublication(ctx, p.pool, p.config.Replication)
-	if err != nil && !errors.Is(err, replication.ErrNoPublication) {
-		return err
-	}
-	if got != want {
-		return &replication.GapError{Reason: "the publication was dropped or altered"}
-	}
 	slot, err := replication.Slot(ctx, p.pool, p.config.Replication.Slot)
 	if err != nil {
 		return err
 	}
-	if reason := slotGap(slot, math.MaxUint64); reason != "" { // what is acknowledged changes meanwhile
-		return &replication.GapError{Reason: reason}
-	}
 	p.observer.Slot(slot.RetainedWAL)
+	if limit := p.config.MaxSlotWAL; limit > 0 && slot.WaitingWAL > limit {
+		return &replication.GapError{
+			Kind: replication.DiskGuard, Reason: fmt.Sprintf("%d bytes of WAL wait for this daemon, more than CDC_MAX_SLOT_WAL allows", slot.WaitingWAL),
+		}
+	}
+	if want == nil {
+		return nil
+	}
+	got, err := replication.FindPublication(ctx, p.pool, p.config.Replication)
+	if err != nil && !errors.Is(err, replication.ErrNoPublication) {
+		return err
+	}
+	if got != *want {
+		return publicationGap()
+	}
+	if gap := slotGap(slot, math.MaxUint64); gap != nil { // what is acknowledged changes meanwhile
+		return gap
+	}
 	return nil
+}
+
+// dropSlot gives the slot up, so that Postgres can remove the WAL it holds. The session that read it may still be ending.
+func (p *Pipeline) dropSlot(ctx context.Context) error {
+	inUse := func(err error) bool {
+		refused, is := errors.AsType[*pgconn.PgError](err)
+		return is && refused.Code == "55006"
+	}
+	ctx, cancel := context.WithTimeout(ctx, 30*time.Second)
+	defer cancel()
+	return p.again(ctx, "the slot can't be dropped yet", inUse, func() error { return replication.DropSlot(ctx, p.config.Replication) })
 }
 
 // ensureSlot sees that the slot holds every event that is not settled, and has it created anew if not.
@@ -74,8 +101,11 @@ func (p *Pipeline) ensureSlot(ctx context.Context, lead *ledger.Lead, watched *w
 		return err
 	}
 	now := lead.State
-	if err := p.pool.QueryRow(ctx, `SELECT system_identifier::text FROM pg_control_system()`).Scan(&now.SystemIdentifier); err != nil {
-		return fmt.Errorf("ask Postgres for its system identifier: %w", err)
+	err = p.pool.QueryRow(ctx, `
+SELECT system_identifier::text, ('x' || left(pg_walfile_name(pg_current_wal_lsn()), 8))::bit(32)::int FROM pg_control_system()`).
+		Scan(&now.SystemIdentifier, &now.Timeline)
+	if err != nil {
+		return fmt.Errorf("ask Postgres which cluster it is: %w", err)
 	}
 	if err := p.ours(ctx, slot, now.Phase); err != nil {
 		return err
@@ -85,13 +115,108 @@ func (p *Pipeline) ensureSlot(ctx context.Context, lead *ledger.Lead, watched *w
 		return err
 	}
 	now.Publication = publication
-	if reason := gap(lead.State, now, slot); reason != "" {
-		if err := p.backfill(ctx, cmp.Or(p.lost, reason), slot, now); err != nil {
+	if err := p.heal(ctx, lead.State, now, slot); err != nil {
+		return err
+	}
+	p.lost = nil
+	watched.publication.Store(&publication)
+	return nil
+}
+
+// heal reads from the table what the slot does not hold, if there is anything.
+func (p *Pipeline) heal(ctx context.Context, was, now ledger.State, slot replication.SlotState) error {
+	switch was.Phase {
+	case ledger.PhaseNew:
+		return p.backfill(ctx, "first start", slot, now)
+	case ledger.PhaseBackfill: // its incident is open, unless it was the first start
+		reason := "an earlier backfill did not end"
+		if p.lost != nil {
+			reason = p.lost.Reason
+		}
+		if err := p.backOff(ctx); err != nil {
 			return err
 		}
+		return p.backfill(ctx, reason, slot, now)
+	case ledger.PhaseStream:
 	}
-	p.lost = ""
-	watched.publication.Store(&publication)
+	gap := gap(was, now, slot)
+	if gap == nil {
+		return nil
+	}
+	if err := p.begin(ctx, gap); err != nil {
+		return err
+	}
+	if err := p.backOff(ctx); err != nil {
+		return err
+	}
+	return p.backfill(ctx, gap.Reason, slot, now)
+}
+
+// begin notes that the slot is no longer complete.
+func (p *Pipeline) begin(ctx context.Context, gap *replication.GapError) error {
+	p.log.Error().Str("kind", gap.Kind).Str("reason", gap.Reason).
+		Msg("the slot does not hold every event any more; no event is lost: they are read from the table")
+	opened, err := p.ledger.Open(ctx, gap.Kind, gap.Reason)
+	if err != nil {
+		return err
+	}
+	if opened {
+		p.observer.Incident(gap.Kind)
+	}
+	if err := p.ledger.BeginBackfill(ctx); err != nil {
+		return err
+	}
+	if gap.Kind == replication.DiskGuard {
+		p.log.Error().Msg("dropping the slot, so that Postgres's disk does not fill up; it is created anew when ClickHouse takes events again")
+		return p.dropSlot(ctx)
+	}
+	return nil
+}
+
+// backOff waits before the slot is created anew, if it was lost again and again: paging the table has a price, too.
+func (p *Pipeline) backOff(ctx context.Context) error {
+	const few, first, most = 3, 5 * time.Second, 5 * time.Minute
+	losses, since, err := p.ledger.Losses(ctx, time.Hour)
+	if err != nil || losses < few {
+		return err
+	}
+	wait := min(first<<min(losses-few, 10), most) - since
+	if wait <= 0 {
+		return nil
+	}
+	reason := fmt.Sprintf("the slot was lost %d times within an hour; waiting %s before it is created anew", losses+1, wait.Round(time.Second))
+	p.enter(Paused, reason)
+	p.log.Error().Str("hint", "look at the incidents (cdc status); raise max_slot_wal_keep_size or CDC_MAX_SLOT_WAL, or find who drops the slot").Msg(reason)
+	if !sleep(ctx, wait) {
+		return context.Cause(ctx)
+	}
+	return nil
+}
+
+// compare looks whether ClickHouse still has what it confirmed last. It does not if it was restored to an earlier time, or created anew.
+func (p *Pipeline) compare(ctx context.Context) error {
+	const batches = 100
+	rows, err := p.ledger.Delivered(ctx, batches, false)
+	if err != nil || len(rows) == 0 {
+		return err
+	}
+	all, err := p.there(ctx, &batch.Batch{Rows: rows})
+	if err != nil {
+		return err
+	}
+	if all {
+		_, err := p.ledger.EndClickHouse(ctx)
+		return err
+	}
+	const reason = "ClickHouse lacks events that it had confirmed: it was restored to an earlier time, or has lost data"
+	opened, err := p.ledger.Open(ctx, "clickhouse", reason)
+	if err != nil {
+		return err
+	}
+	if opened {
+		p.observer.Incident("clickhouse")
+	}
+	p.log.Error().Str("hint", "run `cdc audit --repair`, which delivers what the outbox still has").Msg(reason)
 	return nil
 }
 
@@ -123,36 +248,39 @@ func (e *ForeignSlotError) Error() string {
 	return fmt.Sprintf("replication slot %s exists and %s", e.Slot, e.Why)
 }
 
-// slotGap says why a slot does not have everything from what was acknowledged on; empty: it has.
-func slotGap(slot replication.SlotState, acked uint64) string {
-	switch {
-	case !slot.Exists:
-		return "the slot is missing"
-	case slot.Lost != "":
-		return "the slot is lost: " + slot.Lost
-	case slot.ConfirmedFlush > acked:
-		return "the slot was moved forward or created again by somebody else"
-	}
-	return ""
+func publicationGap() *replication.GapError {
+	return &replication.GapError{Kind: replication.Publication, Reason: "the publication was dropped or altered"}
 }
 
-// gap says why the slot does not hold every event that is not settled; empty: it does.
-func gap(was, now ledger.State, slot replication.SlotState) string {
-	switch was.Phase {
-	case ledger.PhaseNew:
-		return "first start"
-	case ledger.PhaseBackfill:
-		return "an earlier backfill did not end"
-	case ledger.PhaseStream:
+// slotGap says why a slot does not have everything from what was acknowledged on; nil: it has.
+func slotGap(slot replication.SlotState, acked uint64) *replication.GapError {
+	switch {
+	case !slot.Exists:
+		return &replication.GapError{Kind: replication.SlotMissing, Reason: "the slot is missing"}
+	case slot.Lost != "":
+		return &replication.GapError{Kind: replication.SlotLost, Reason: "the slot is lost: " + slot.Lost}
+	case slot.ConfirmedFlush > acked:
+		return &replication.GapError{Kind: replication.SlotMoved, Reason: "the slot was moved forward or created again by somebody else"}
 	}
-	if reason := slotGap(slot, was.AckedLSN); reason != "" {
-		return reason
-	}
+	return nil
+}
+
+// gap says why the slot does not hold every event that is not settled; nil: it does.
+func gap(was, now ledger.State, slot replication.SlotState) *replication.GapError {
 	switch {
 	case was.SystemIdentifier != now.SystemIdentifier:
-		return "this is another Postgres cluster than before"
-	case was.Publication != now.Publication:
-		return "the publication was dropped or altered"
+		return &replication.GapError{Kind: replication.OtherCluster, Reason: "this is another Postgres cluster than before"}
+	case was.Timeline != now.Timeline: // what followed the settled position may be another history
+		return &replication.GapError{
+			Kind:   replication.OtherTimeline,
+			Reason: fmt.Sprintf("Postgres was promoted or restored: timeline %d, before %d", now.Timeline, was.Timeline),
+		}
 	}
-	return ""
+	if gap := slotGap(slot, was.AckedLSN); gap != nil {
+		return gap
+	}
+	if was.Publication != now.Publication {
+		return publicationGap()
+	}
+	return nil
 }

@@ -23,6 +23,8 @@ type flow struct {
 	builder *batch.Builder
 	ready   []*batch.Batch // sealed, waiting; more than one only when a single chunk of events fills several
 	flying  *batch.Batch   // nil: none is in flight
+	asked   bool           // operators want rows delivered again
+	served  bool           // the last flight was for them
 	landed  chan error     // the outcome of the one in flight
 
 	afterFlight uint64 // may be acknowledged once the batch in flight is settled
@@ -44,8 +46,8 @@ func (p *Pipeline) stream(ctx, work context.Context) error {
 	// Now that the slot is ours nobody can move it any more; until now somebody could, or could have replaced it, and Postgres
 	// starts such a slot later than asked without a word (FACTS P4).
 	slot, err := replication.Slot(work, p.pool, p.config.Replication.Slot)
-	if reason := slotGap(slot, state.AckedLSN); err == nil && reason != "" {
-		err = &replication.GapError{Reason: reason}
+	if gap := slotGap(slot, state.AckedLSN); err == nil && gap != nil {
+		err = gap
 	}
 	if err != nil {
 		source.Close()
@@ -87,6 +89,8 @@ func (f *flow) run(ctx, work context.Context) error {
 		select {
 		case chunk := <-events:
 			f.take(chunk)
+		case <-f.p.requests:
+			f.asked = true
 		case err := <-f.landed:
 			if err != nil {
 				f.flying = nil
@@ -125,12 +129,16 @@ func (f *flow) due() (<-chan time.Time, func()) {
 
 // launch sends the next sealed batch off, unless one is in flight.
 func (f *flow) launch(work context.Context) {
-	if f.flying != nil || len(f.ready) == 0 {
-		return
+	switch {
+	case f.flying != nil:
+	case f.asked && (!f.served || len(f.ready) == 0): // in turns, if there is much of both
+		f.asked, f.served, f.flying = false, true, &batch.Batch{} // of which nothing may be acknowledged
+		go func() { f.landed <- f.p.redeliver(work) }()
+	case len(f.ready) > 0:
+		b := f.ready[0]
+		f.served, f.flying, f.ready = false, b, f.ready[1:]
+		go func() { f.landed <- f.p.deliver(work, b, true) }()
 	}
-	b := f.ready[0]
-	f.flying, f.ready = b, f.ready[1:]
-	go func() { f.landed <- f.p.deliver(work, b) }()
 }
 
 // land acknowledges what the batch in flight has settled.

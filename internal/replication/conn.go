@@ -4,12 +4,15 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"strings"
 	"time"
 
 	"github.com/jackc/pglogrepl"
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
+
+	"github.com/sluicebox/sluicebox/internal/decode"
 )
 
 // SQLSTATEs that matter here. Message texts differ between versions of Postgres; these do not (FACTS P5, P9).
@@ -30,30 +33,44 @@ type Config struct {
 }
 
 // GapError says that the stream no longer holds every row: only the table itself does.
-type GapError struct{ Reason string }
+type GapError struct {
+	Kind   string // one word: see the table sluicebox.incident
+	Reason string
+}
+
+// The kinds of gaps.
+const (
+	SlotMissing   = "slot_missing"
+	SlotLost      = "slot_lost"   // invalidated by Postgres
+	SlotMoved     = "slot_moved"  // advanced or created again by somebody else
+	Publication   = "publication" // dropped or altered
+	OtherCluster  = "cluster"
+	OtherTimeline = "timeline"
+	OtherTable    = "table" // rows in the stream lack a column
+	DiskGuard     = "disk_guard"
+)
 
 func (e *GapError) Error() string { return e.Reason }
 
-// TableError says that rows in the stream lack a column that an event needs. They still lack it when the column is back; only the
-// table can tell then.
-type TableError struct{ Table, Column string }
-
-func (e *TableError) Error() string {
-	return fmt.Sprintf("table %s: column %s is missing", e.Table, e.Column)
-}
-
-// Gap says whether err means that the stream no longer holds every row: the slot or its publication is lost, or what it holds can't
-// be read.
-func Gap(err error) bool {
-	var gap *GapError
-	var table *TableError
-	return errors.As(err, &gap) || errors.As(err, &table)
+// Gap returns what err says of a stream that no longer holds every row, because the slot or its publication is lost, or what it holds
+// can't be read; nil: it says nothing of the kind.
+func Gap(err error) *GapError {
+	if gap, is := errors.AsType[*GapError](err); is {
+		return gap
+	}
+	if table, is := errors.AsType[*decode.TableError](err); is {
+		return &GapError{Kind: OtherTable, Reason: table.Error()}
+	}
+	return nil
 }
 
 // lost makes a [GapError] of an answer of the replication connection that says that the slot or its publication is lost.
 func lost(err error) error {
-	if state := sqlState(err); state == objectNotInState || state == undefinedObject {
-		return &GapError{Reason: err.Error()}
+	switch sqlState(err) {
+	case objectNotInState:
+		return &GapError{Kind: SlotLost, Reason: err.Error()}
+	case undefinedObject:
+		return &GapError{Kind: SlotMissing, Reason: err.Error()}
 	}
 	return err
 }
@@ -76,8 +93,7 @@ func connect(ctx context.Context, config Config) (*pgconn.PgConn, error) {
 		c.ConnectTimeout = ioTimeout
 	}
 	c.RuntimeParams["replication"] = "database"
-	c.RuntimeParams["TimeZone"] = "UTC"
-	c.RuntimeParams["DateStyle"] = "ISO"
+	maps.Copy(c.RuntimeParams, decode.Session)
 	c.RuntimeParams["application_name"] = "sluicebox replication " + config.Slot
 	c.RuntimeParams["client_encoding"] = "UTF8"
 	delete(c.RuntimeParams, "statement_timeout")

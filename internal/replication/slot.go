@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strings"
 	"time"
 
 	"github.com/jackc/pglogrepl"
@@ -26,6 +27,7 @@ type SlotState struct {
 	Lost           string // why the slot can't be read any more; empty: it can
 	ConfirmedFlush uint64 // what was acknowledged, as far as the server remembers (FACTS P3)
 	RetainedWAL    int64  // bytes of WAL that the server keeps for the slot
+	WaitingWAL     int64  // bytes of WAL since what was acknowledged
 }
 
 // Slot looks at a slot in pg_replication_slots.
@@ -36,11 +38,13 @@ SELECT s.plugin, coalesce(s.database, ''),
        CASE WHEN s.wal_status = 'lost' OR to_jsonb(s)->>'invalidation_reason' IS NOT NULL
             THEN coalesce(to_jsonb(s)->>'invalidation_reason', 'wal_removed') ELSE '' END,
        coalesce(s.confirmed_flush_lsn, '0/0')::text,
-       coalesce(pg_wal_lsn_diff(CASE WHEN pg_is_in_recovery() THEN pg_last_wal_replay_lsn() ELSE pg_current_wal_lsn() END, s.restart_lsn), 0)::bigint
-FROM pg_replication_slots s WHERE s.slot_name = $1 AND s.plugin IS NOT NULL`
+       coalesce(pg_wal_lsn_diff(now.lsn, s.restart_lsn), 0)::bigint, coalesce(pg_wal_lsn_diff(now.lsn, s.confirmed_flush_lsn), 0)::bigint
+FROM pg_replication_slots s,
+     LATERAL (SELECT CASE WHEN pg_is_in_recovery() THEN pg_last_wal_replay_lsn() ELSE pg_current_wal_lsn() END) now (lsn)
+WHERE s.slot_name = $1 AND s.plugin IS NOT NULL`
 	state := SlotState{Exists: true}
 	var confirmed string
-	err := q.QueryRow(ctx, query, name).Scan(&state.Plugin, &state.Database, &state.Lost, &confirmed, &state.RetainedWAL)
+	err := q.QueryRow(ctx, query, name).Scan(&state.Plugin, &state.Database, &state.Lost, &confirmed, &state.RetainedWAL, &state.WaitingWAL)
 	if errors.Is(err, pgx.ErrNoRows) {
 		return SlotState{}, nil
 	}
@@ -85,8 +89,11 @@ func CreateSlot(ctx context.Context, config Config) (*NewSlot, error) {
 	if err != nil {
 		return nil, err
 	}
-	// Both forms of the command are understood by all supported servers, 15 to 18, but only this one says what is wanted.
-	query := fmt.Sprintf(`CREATE_REPLICATION_SLOT %s LOGICAL pgoutput (SNAPSHOT 'export')`, pgx.Identifier{config.Slot}.Sanitize())
+	options := `SNAPSHOT 'export'`
+	if major, _, _ := strings.Cut(conn.ParameterStatus("server_version"), "."); major >= "17" { // all supported ones have two digits
+		options += `, FAILOVER` // standbys that synchronise slots have it, too
+	}
+	query := fmt.Sprintf(`CREATE_REPLICATION_SLOT %s LOGICAL pgoutput (%s)`, pgx.Identifier{config.Slot}.Sanitize(), options)
 	created, err := pglogrepl.ParseCreateReplicationSlot(conn.Exec(ctx, query))
 	if err != nil {
 		closeConn(ctx, conn)

@@ -216,7 +216,7 @@ func (s *Stream) take(message pgproto3.BackendMessage) (reply bool, err error) {
 		return false, lost(fmt.Errorf("replication stream: %w", pgconn.ErrorResponseToPgError(m)))
 	case *pgproto3.NoticeResponse:
 		if m.Code == skippedPublication {
-			return false, &GapError{Reason: "Postgres skipped changes: " + m.Message}
+			return false, &GapError{Kind: Publication, Reason: "Postgres skipped changes: " + m.Message}
 		}
 	case *pgproto3.CopyDone:
 		return false, errors.New("replication stream: ended by Postgres")

@@ -15,6 +15,7 @@ import (
 	"github.com/ClickHouse/clickhouse-go/v2/lib/driver"
 
 	"github.com/sluicebox/sluicebox/internal/batch"
+	"github.com/sluicebox/sluicebox/outbox"
 )
 
 // ClickHouse writes to one table. It is safe for one writer at a time.
@@ -25,6 +26,8 @@ type ClickHouse struct {
 
 	mu     sync.Mutex
 	target *Target // nil: must be looked at before the next write
+
+	ignored []string // columns of the newest batch that the table lacks
 }
 
 const (
@@ -70,14 +73,18 @@ func New(url, table, source string) (*ClickHouse, error) {
 // Close gives all connections up.
 func (c *ClickHouse) Close() error { return c.conn.Close() }
 
-// Deadline is the time on ClickHouse's clock after which it must refuse a batch that is planned now; zero when the table has no
-// such constraint.
-func (c *ClickHouse) Deadline(ctx context.Context) (time.Time, error) {
+// Clock gives ClickHouse's time, and the deadline of a batch that is planned now: the time after which ClickHouse must refuse it;
+// zero when the table has no such constraint.
+func (c *ClickHouse) Clock(ctx context.Context) (now, deadline time.Time, err error) {
 	target, err := c.look(ctx)
-	if err != nil || !target.HasDeadline {
-		return time.Time{}, err
+	if err != nil {
+		return time.Time{}, time.Time{}, err
 	}
-	return time.Now().Add(target.ClockOffset + deadlineAfter).Truncate(time.Second), nil
+	now = time.Now().Add(target.ClockOffset)
+	if target.HasDeadline {
+		deadline = now.Add(deadlineAfter).Truncate(time.Second)
+	}
+	return now, deadline, nil
 }
 
 // Write inserts the rows of a planned batch. The error is a *[batch.Failure]; nil means that the rows are stored, or were
@@ -89,6 +96,14 @@ func (c *ClickHouse) Write(ctx context.Context, b *batch.Batch) error {
 	if err != nil {
 		return err
 	}
+	_, ignored := target.carry(b)
+	if !slices.Equal(ignored, c.ignored) { // the table may have got the columns since it was looked at
+		if target, err = c.Check(ctx); err != nil {
+			return err
+		}
+		_, c.ignored = target.carry(b)
+	}
+	b.Ignored = c.ignored
 	if err := c.write(ctx, target, b); err != nil {
 		c.forget()
 		return classify(fmt.Errorf("write batch %d: %w", b.Seq, err))
@@ -104,9 +119,24 @@ func (c *ClickHouse) write(ctx context.Context, target *Target, b *batch.Batch) 
 		}
 	}
 	settings["insert_deduplication_token"] = b.Token
-	ctx = clickhouse.Context(ctx, clickhouse.WithSettings(settings), clickhouse.WithColumnNamesAndTypes(target.insertColumns()))
-
-	insert, err := c.conn.PrepareBatch(ctx, target.insert)
+	columns, names := target.insertColumns(), target.names
+	carried, _ := target.carry(b)
+	more := make([][]any, len(carried))
+	rejected := rejecting{}
+	for i, place := range carried {
+		var err error
+		if more[i], err = target.values(b, place, rejected); err != nil {
+			return err
+		}
+		name := b.Rows[0].More[place].Name
+		columns = append(columns, clickhouse.ColumnNameAndType{Name: name, Type: target.types[name]})
+		names += ", " + quote(name)
+	}
+	if len(rejected) > 0 {
+		return rejected.failure()
+	}
+	ctx = clickhouse.Context(ctx, clickhouse.WithSettings(settings), clickhouse.WithColumnNamesAndTypes(columns))
+	insert, err := c.conn.PrepareBatch(ctx, `INSERT INTO `+target.quoted+` (`+names+`)`)
 	if err != nil {
 		return err
 	}
@@ -115,10 +145,20 @@ func (c *ClickHouse) write(ctx context.Context, target *Target, b *batch.Batch) 
 			return fmt.Errorf("encode column %s: %w", column.name, joinAbort(insert, err))
 		}
 	}
+	for i, values := range more {
+		column := insert.Column(len(target.columns) + i)
+		for j, value := range values {
+			if err := column.AppendRow(value); err != nil {
+				return fmt.Errorf("encode column %s of event %d: %w", b.Rows[j].More[carried[i]].Name, b.Rows[j].ID, joinAbort(insert, err))
+			}
+		}
+	}
 	return insert.Send() // exactly one block: never Flush (FACTS C12b)
 }
 
-// Find returns which ids of a batch ClickHouse has. It reads by position and id, through the skip index (FACTS C10).
+// Find returns which rows of a batch ClickHouse has, by their ids. Where all positions are known, it reads by position and id, through
+// the skip index (FACTS C10). Otherwise it reads by event time and id, in the order of the table, and a row is the same one if both
+// are: after a restore of Postgres ids come again.
 func (c *ClickHouse) Find(ctx context.Context, b *batch.Batch) (map[int64]struct{}, error) {
 	found := make(map[int64]struct{}, len(b.Rows))
 	if len(b.Rows) == 0 {
@@ -130,19 +170,7 @@ func (c *ClickHouse) Find(ctx context.Context, b *batch.Batch) (map[int64]struct
 	if err != nil {
 		return nil, err
 	}
-	low, high := b.Rows[0], b.Rows[0]
-	for i := range b.Rows {
-		r := &b.Rows[i]
-		low.ID, high.ID = min(low.ID, r.ID), max(high.ID, r.ID)
-		low.Position.CommitLSN = min(low.Position.CommitLSN, r.Position.CommitLSN)
-		high.Position.CommitLSN = max(high.Position.CommitLSN, r.Position.CommitLSN)
-	}
-	query := `SELECT id FROM ` + target.quoted + ` WHERE id BETWEEN ? AND ?`
-	args := []any{uint64(low.ID), uint64(high.ID)}
-	if target.has("lsn") {
-		query += ` AND lsn BETWEEN ? AND ?`
-		args = append(args, low.Position.CommitLSN, high.Position.CommitLSN)
-	}
+	query, args, byTime := target.find(b.Rows)
 	if target.has("source") {
 		query += ` AND source = ?`
 		args = append(args, c.source)
@@ -153,16 +181,18 @@ func (c *ClickHouse) Find(ctx context.Context, b *batch.Batch) (map[int64]struct
 		return nil, classify(fmt.Errorf("look up batch %d: %w", b.Seq, err))
 	}
 	defer func() { _ = rows.Close() }() // rows.Err has told
-	wanted := make(map[int64]struct{}, len(b.Rows))
+	wanted := make(map[int64]time.Time, len(b.Rows))
 	for i := range b.Rows {
-		wanted[b.Rows[i].ID] = struct{}{}
+		wanted[b.Rows[i].ID] = b.Rows[i].Time
 	}
 	for rows.Next() {
 		var id uint64
-		if err := rows.Scan(&id); err != nil {
+		var at time.Time
+		if err := rows.Scan(&id, &at); err != nil {
 			return nil, classify(fmt.Errorf("look up batch %d: %w", b.Seq, err))
 		}
-		if _, ours := wanted[int64(id)]; ours {
+		want, ours := wanted[int64(id)]
+		if ours && (!byTime || want.Sub(at).Abs() < timePrecision) {
 			found[int64(id)] = struct{}{}
 		}
 	}
@@ -171,6 +201,36 @@ func (c *ClickHouse) Find(ctx context.Context, b *batch.Batch) (map[int64]struct
 		return nil, classify(fmt.Errorf("look up batch %d: %w", b.Seq, err))
 	}
 	return found, nil
+}
+
+// timePrecision is the coarsest precision that a table may keep event times with.
+const timePrecision = time.Second
+
+// find is the query for rows, without their source. byTime: positions are not known, so times must agree.
+func (t *Target) find(rows []outbox.Row) (query string, args []any, byTime bool) {
+	low, high := rows[0], rows[0]
+	byTime = !t.has("lsn")
+	for i := range rows {
+		r := &rows[i]
+		low.ID, high.ID = min(low.ID, r.ID), max(high.ID, r.ID)
+		low.Position.CommitLSN = min(low.Position.CommitLSN, r.Position.CommitLSN)
+		high.Position.CommitLSN = max(high.Position.CommitLSN, r.Position.CommitLSN)
+		low.Type, high.Type = min(low.Type, r.Type), max(high.Type, r.Type)
+		if r.Time.Before(low.Time) {
+			low.Time = r.Time
+		}
+		if r.Time.After(high.Time) {
+			high.Time = r.Time
+		}
+		byTime = byTime || r.Position.Ordinal == 0
+	}
+	query = `SELECT id, event_date_time FROM ` + t.quoted + ` WHERE id BETWEEN ? AND ?`
+	args = []any{uint64(low.ID), uint64(high.ID)}
+	if !byTime {
+		return query + ` AND lsn BETWEEN ? AND ?`, append(args, low.Position.CommitLSN, high.Position.CommitLSN), false
+	}
+	query += ` AND event_type BETWEEN ? AND ? AND event_date_time BETWEEN fromUnixTimestamp64Micro(?, 'UTC') AND fromUnixTimestamp64Micro(?, 'UTC')`
+	return query, append(args, low.Type, high.Type, low.Time.Add(-timePrecision).UnixMicro(), high.Time.Add(timePrecision).UnixMicro()), true
 }
 
 // look returns what is known of the table, and looks at it if nothing is.

@@ -58,7 +58,7 @@ func newBatch(t *testing.T, c *sink.ClickHouse, from, rows int) *batch.Batch {
 	sealed := b.Seal(batch.ByRows)
 	sealed.Token = uuid.NewString()
 	var err error
-	if sealed.Deadline, err = c.Deadline(t.Context()); err != nil {
+	if _, sealed.Deadline, err = c.Clock(t.Context()); err != nil {
 		t.Fatal(err)
 	}
 	return sealed

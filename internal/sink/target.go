@@ -25,7 +25,7 @@ type Target struct {
 	Seen        time.Time
 
 	quoted  string
-	insert  string
+	names   string // of columns, as SQL writes the list
 	types   map[string]string
 	columns []targetColumn
 }
@@ -101,7 +101,7 @@ WHERE database = if(? = '', currentDatabase(), ?) AND name = ?`, database, datab
 
 func (c *ClickHouse) inspectColumns(ctx context.Context, t *Target, database, table string) error {
 	rows, err := c.conn.Query(ctx, `SELECT name, type FROM system.columns
-WHERE database = if(? = '', currentDatabase(), ?) AND table = ? AND default_kind != 'ALIAS'`, database, database, table)
+WHERE database = if(? = '', currentDatabase(), ?) AND table = ? AND (default_kind IN ('', 'DEFAULT') OR name = '`+deadlineColumn+`')`, database, database, table)
 	if err != nil {
 		return fmt.Errorf("look at the columns of table %s: %w", c.table, err)
 	}
@@ -135,7 +135,7 @@ func (t *Target) plan(table string) error {
 			Hint: "add them as migrations/clickhouse defines them",
 		}
 	}
-	t.insert = `INSERT INTO ` + t.quoted + ` (` + strings.Join(names, ", ") + `)`
+	t.names = strings.Join(names, ", ")
 	return nil
 }
 

@@ -1,0 +1,79 @@
+package pipeline
+
+import (
+	"context"
+	"slices"
+
+	"github.com/sluicebox/sluicebox/internal/batch"
+	"github.com/sluicebox/sluicebox/outbox"
+)
+
+// ask makes the running stream look for rows that operators want delivered again.
+func (p *Pipeline) ask() {
+	select {
+	case p.requests <- struct{}{}:
+	default: // it has been asked
+	}
+}
+
+// redeliver delivers rows that operators asked for, one batch's worth at most. ClickHouse is asked first which of them it has. They are not
+// the stream's next rows, so the stream's position stays where it is.
+func (p *Pipeline) redeliver(ctx context.Context) error {
+	state, err := p.ledger.State(ctx)
+	if err != nil {
+		return err
+	}
+	at := outbox.Position{CommitLSN: state.Settled.CommitLSN}
+	rows, err := p.ledger.Requested(ctx, at, min(p.config.Limits.Rows, 10_000))
+	if err != nil {
+		return err
+	}
+	slices.SortStableFunc(rows, func(a, b outbox.Row) int { return batch.Partition(a.Time) - batch.Partition(b.Time) })
+	builder := batch.NewBuilder(p.config.Limits)
+	deliver := func() error {
+		b := builder.Seal(batch.ByRequest)
+		b.End = outbox.Position{}
+		p.log.Info().Int("rows", len(b.IDs)+len(b.Rejected)).Msg("delivering events that were asked for")
+		return p.deliver(ctx, b, false)
+	}
+	for i := range rows {
+		if builder.Before(&rows[i]) != "" {
+			if err := deliver(); err != nil {
+				return err
+			}
+		}
+		builder.Add(&rows[i])
+	}
+	if builder.Len() == 0 {
+		return nil
+	}
+	p.ask() // there may be more
+	return deliver()
+}
+
+// columns tells when other columns of the outbox are carried, or ignored, than before.
+func (p *Pipeline) columns(b *batch.Batch) {
+	var carried []string
+	for _, column := range b.Rows[0].More {
+		if !slices.Contains(b.Ignored, column.Name) {
+			carried = append(carried, column.Name)
+		}
+	}
+	for _, name := range p.carried {
+		if !slices.Contains(carried, name) {
+			p.log.Warn().Str("column", name).Msg("the column is no longer in both tables; ClickHouse fills in its default from now on")
+		}
+	}
+	for _, name := range carried {
+		if !slices.Contains(p.carried, name) {
+			p.log.Info().Str("column", name).Msg("the column is in both tables, and is carried along")
+		}
+	}
+	for _, name := range b.Ignored {
+		if !slices.Contains(p.ignored, name) {
+			p.log.Warn().Str("column", name).Msg("the table in ClickHouse has no such column; it is ignored")
+		}
+	}
+	p.observer.Columns(len(b.Ignored))
+	p.carried, p.ignored = carried, b.Ignored
+}

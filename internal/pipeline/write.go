@@ -1,0 +1,400 @@
+package pipeline
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"time"
+
+	"github.com/sluicebox/sluicebox/internal/batch"
+	"github.com/sluicebox/sluicebox/internal/failpoint"
+	"github.com/sluicebox/sluicebox/outbox"
+)
+
+// writing is the way of one planned batch into ClickHouse: it ends when each of its rows is surely stored, or put aside.
+//
+// A success of the first attempt under a token is all that is needed. Once an attempt has failed, or was another daemon's, its outcome
+// is unknown, and tokens alone don't settle it (the server may have died between noting the token and storing the rows, or the table
+// was replaced). So the rows are looked up before each further attempt and after its success, and are sent again under the same token as
+// long as they are the same.
+//
+// When ClickHouse refuses the content, the rows at fault are found by halving: each half is planned anew, under a token of its own.
+// That must wait until no earlier attempt can land any more.
+type writing struct {
+	p *Pipeline
+	b *batch.Batch
+
+	look    bool      // rows must be looked up before they are sent: an attempt under this token may have stored them
+	careful bool      // the same for each further piece, since they came from elsewhere
+	until   time.Time // on ClickHouse's clock: an attempt under this token may land until then; zero: none was made
+	renewed bool      // the token was given up once because its rows were absent
+	wait    *pacer
+
+	sizes    []int            // of the pieces that b.Rest is to be sent in, first one first; what is left then is one more
+	suspects []batch.Rejected // rows that ClickHouse refuses even alone; they stay in b.Rest, at its end, until all others are stored
+	stored   int              // rows that ClickHouse took
+}
+
+// noDeadline is how long an attempt may land if the table has no deadline constraint. Nothing enforces it.
+const noDeadline = 5 * time.Minute
+
+func (w *writing) run(ctx context.Context) error {
+	defer func() {
+		if w.wait.paused {
+			w.p.resume()
+		}
+	}()
+	for {
+		if len(w.b.Rows) == 0 {
+			if more, err := w.next(ctx); err != nil || !more {
+				return err
+			}
+		}
+		if w.look {
+			if err := w.keepMissing(ctx); err != nil {
+				return err
+			}
+			if len(w.b.Rows) == 0 {
+				continue
+			}
+		}
+		if err := w.attempt(ctx); err != nil {
+			return err
+		}
+	}
+}
+
+// attempt sends the rows once, and deals with the outcome. Its error ends the session.
+func (w *writing) attempt(ctx context.Context) error {
+	began := time.Now()
+	err := w.p.sink.Write(ctx, w.b)
+	w.p.observer.Attempt(classOf(err), time.Since(began))
+	if err == nil {
+		w.p.columns(w.b)
+		return w.succeeded(ctx)
+	}
+	if ctx.Err() != nil {
+		return context.Cause(ctx)
+	}
+	var failure *batch.Failure
+	w.look = true
+	if errors.As(err, &failure) && failure.Class == batch.Data {
+		return w.isolate(ctx, failure)
+	}
+	if err := w.mayLand(ctx); err != nil {
+		return err
+	}
+	return w.pause(ctx, failure, "ClickHouse does not take a batch; it is sent again")
+}
+
+// mayLand notes that the outcome of an attempt under the token is unknown.
+func (w *writing) mayLand(ctx context.Context) error {
+	if w.until = w.b.Deadline; !w.until.IsZero() {
+		return nil
+	}
+	now, _, err := w.p.clock(ctx)
+	w.until = now.Add(noDeadline)
+	return err
+}
+
+func (w *writing) pause(ctx context.Context, err error, message string) error {
+	w.p.pause(err, message)
+	w.wait.paused = true
+	if !sleep(ctx, w.wait.NextBackOff()) {
+		return context.Cause(ctx)
+	}
+	return nil
+}
+
+// succeeded looks whether the rows are there, unless this was the only attempt under the token.
+func (w *writing) succeeded(ctx context.Context) error {
+	if w.look {
+		stored, err := w.p.there(ctx, w.b)
+		if err != nil {
+			return err
+		}
+		if !stored {
+			return w.renew(ctx)
+		}
+	}
+	w.stored += len(w.b.Rows)
+	w.b.Rows, w.until = nil, time.Time{}
+	return nil
+}
+
+// renew gives up a token: a success left rows missing. Either ClickHouse knew the token and had not the rows, and then the token must not
+// be used again; or the look-up can't see what is there, and then sending once more would double it.
+func (w *writing) renew(ctx context.Context) error {
+	sees, err := w.p.sees(ctx)
+	if err != nil {
+		return err
+	}
+	if w.renewed || !sees {
+		return &HaltError{
+			Reason: "ClickHouse confirms inserts whose rows can't be found in the table afterwards",
+			Hint:   "is there a row policy, a TTL, or a Distributed, Buffer or Null engine between the daemon and the rows? mend it, then start again",
+		}
+	}
+	w.b.Token, w.renewed = "", true
+	return nil
+}
+
+// keepMissing keeps the rows that ClickHouse does not have, and plans them anew under a later deadline. The token stays if the
+// rows do.
+func (w *writing) keepMissing(ctx context.Context) error {
+	missing, err := w.p.missing(ctx, w.b)
+	if err != nil {
+		return err
+	}
+	if len(missing) == len(w.b.Rows) && w.until.IsZero() && w.b.Token != "" {
+		w.look = false // as planned, and never sent
+		return nil
+	}
+	if len(missing) < len(w.b.Rows) {
+		w.b.Token = ""
+		w.stored += len(w.b.Rows) - len(missing)
+	}
+	w.b.Rows = missing
+	if len(missing) == 0 {
+		w.until = time.Time{}
+		return nil
+	}
+	return w.replan(ctx)
+}
+
+// replan stores the batch as it is now.
+func (w *writing) replan(ctx context.Context) (err error) {
+	if _, w.b.Deadline, err = w.p.clock(ctx); err != nil {
+		return err
+	}
+	if err := w.p.ledger.Replan(ctx, w.b); err != nil {
+		return err
+	}
+	failpoint.Hit("replanned")
+	return nil
+}
+
+// bind gives the rows a token of their own. Nothing can have been stored under it.
+func (w *writing) bind(ctx context.Context) error {
+	w.b.Token, w.look, w.until = "", w.careful, time.Time{}
+	return w.replan(ctx)
+}
+
+// quiet waits until no attempt that was made can land any more, so that its token may be given up.
+func (w *writing) quiet(ctx context.Context) error {
+	for told := false; !w.until.IsZero(); told = true {
+		const slack = 2 * time.Second // a deadline has whole seconds
+		now, _, err := w.p.clock(ctx)
+		if err != nil {
+			return err
+		}
+		left := w.until.Add(slack).Sub(now)
+		if left <= 0 {
+			w.until = time.Time{}
+			return nil
+		}
+		if !told {
+			w.p.log.Warn().Int64("batch", w.b.Seq).Dur("wait", left).Msg("waiting until an insert whose outcome is unknown can't land any more")
+		}
+		w.p.observer.State(Paused, "an insert whose outcome is unknown may still land")
+		w.wait.paused = true
+		if !sleep(ctx, min(left, time.Second)) {
+			return context.Cause(ctx)
+		}
+	}
+	return nil
+}
+
+// isolate makes the rows fewer whose content ClickHouse refuses.
+func (w *writing) isolate(ctx context.Context, failure *batch.Failure) error {
+	// A view behind the table may have refused what the table itself has stored; and an attempt that was made before may have landed.
+	if err := w.quiet(ctx); err != nil {
+		return err
+	}
+	missing, err := w.p.missing(ctx, w.b)
+	if err != nil {
+		return err
+	}
+	if len(missing) < len(w.b.Rows) {
+		return nil // run plans what is missing
+	}
+	switch {
+	case len(failure.Rejected) > 0:
+		w.suspect(failure.Rejected)
+	case len(w.b.Rows) == 1:
+		row := &w.b.Rows[0]
+		w.suspect([]batch.Rejected{{ID: row.ID, Position: row.Position, Reason: fmt.Sprintf("ClickHouse refuses it: %.1000s", failure.Error())}})
+	default:
+		half := len(w.b.Rows) / 2
+		w.sizes = slices.Insert(w.sizes, 0, len(w.b.Rows)-half)
+		w.b.Rest = slices.Concat(w.b.Rows[half:], w.b.Rest)
+		w.b.Rows = w.b.Rows[:half:half]
+	}
+	if len(w.suspects) > w.limit() {
+		return w.wrongTable(ctx, failure)
+	}
+	if len(w.b.Rows) == 0 {
+		return nil
+	}
+	return w.bind(ctx)
+}
+
+// suspect moves rows to the end of what is still to be sent.
+func (w *writing) suspect(rejected []batch.Rejected) {
+	w.suspects = append(w.suspects, rejected...)
+	set := make(map[int64]struct{}, len(rejected))
+	for _, r := range rejected {
+		set[r.ID] = struct{}{}
+	}
+	good := make([]outbox.Row, 0, len(w.b.Rows))
+	for _, row := range w.b.Rows {
+		if _, bad := set[row.ID]; bad {
+			w.b.Rest = append(w.b.Rest, row)
+		} else {
+			good = append(good, row)
+		}
+	}
+	w.b.Rows = good
+}
+
+// fewSuspects is how many rows of a batch may always be put into quarantine.
+const fewSuspects = 10
+
+// limit is how many rows of the batch may be put into quarantine. If more are refused, it is the table that is wrong.
+func (w *writing) limit() int {
+	return max(fewSuspects, int(w.p.config.PoisonShare*float64(len(w.b.IDs))))
+}
+
+// wrongTable waits for the table to be mended, and begins again with all rows.
+func (w *writing) wrongTable(ctx context.Context, failure *batch.Failure) error {
+	n := len(w.suspects)
+	w.b.Rows = slices.SortedFunc(slices.Values(slices.Concat(w.b.Rows, w.b.Rest)), func(a, b outbox.Row) int {
+		return cmp.Or(a.Position.Compare(b.Position), cmp.Compare(a.ID, b.ID))
+	})
+	w.b.Rest, w.sizes, w.suspects = nil, nil, nil
+	w.wait.MaxInterval = 5 * time.Minute // each round costs ClickHouse many inserts
+	err := w.pause(ctx, &batch.Failure{
+		Class: batch.Data,
+		Err: fmt.Errorf("ClickHouse refuses at least %d of a batch's %d events, which is more than may be put into quarantine; the last one because: %w",
+			n, len(w.b.IDs), failure),
+		Hint: "compare the table in ClickHouse with the events; if these are wrong and not it, raise CDC_POISON_SHARE",
+	}, "the stream waits for the table in ClickHouse to be mended")
+	if err != nil {
+		return err
+	}
+	return w.bind(ctx)
+}
+
+// next takes the next piece, or, when all that ClickHouse takes is stored, puts the others into quarantine. more: there is a piece.
+func (w *writing) next(ctx context.Context) (more bool, err error) {
+	left := len(w.b.Rest) - len(w.suspects)
+	if left > 0 {
+		size := left
+		if len(w.sizes) > 0 {
+			size, w.sizes = min(w.sizes[0], left), w.sizes[1:]
+		}
+		w.b.Rows, w.b.Rest = w.b.Rest[:size:size], w.b.Rest[size:]
+		return true, w.bind(ctx)
+	}
+	if len(w.suspects) == 0 {
+		w.p.refused = 0
+		return false, nil
+	}
+	if w.p.config.HaltOnPoison && w.b.SealedBy != batch.ByRequest {
+		return false, poisoned(w.suspects)
+	}
+	// Batches of few rows never reach their limit. If nothing at all is taken of one after the other, it is the table, too.
+	if w.stored > 0 {
+		w.p.refused = 0
+	}
+	if w.stored == 0 && w.p.config.PoisonShare < 1 && w.p.refused+len(w.suspects) > fewSuspects {
+		last := w.suspects[len(w.suspects)-1]
+		return true, w.wrongTable(ctx, &batch.Failure{Class: batch.Data, Err: errors.New(last.Reason)})
+	}
+	if err := w.giveUp(ctx, w.suspects); err != nil {
+		return false, err
+	}
+	if w.stored == 0 {
+		w.p.refused += len(w.suspects)
+	}
+	return false, nil
+}
+
+// giveUp puts rows of the batch into quarantine.
+func (w *writing) giveUp(ctx context.Context, rejected []batch.Rejected) error {
+	if err := w.quiet(ctx); err != nil {
+		return err
+	}
+	gone := make([]int64, len(rejected))
+	for i, r := range rejected {
+		gone[i] = r.ID
+	}
+	is := func(row outbox.Row) bool { return slices.Contains(gone, row.ID) }
+	w.b.Rest = slices.DeleteFunc(w.b.Rest, is)
+	w.b.IDs = without(w.b.IDs, gone)
+	w.b.Rejected = append(w.b.Rejected, rejected...)
+	if err := w.bind(ctx); err != nil {
+		return err
+	}
+	w.p.tellRejected(rejected)
+	return nil
+}
+
+// sees says whether a look-up finds a row of the newest settled batch, as it must.
+func (p *Pipeline) sees(ctx context.Context) (bool, error) {
+	rows, err := p.ledger.Delivered(ctx, 1, true)
+	if err != nil || len(rows) == 0 {
+		return false, err
+	}
+	missing, err := p.missing(ctx, &batch.Batch{Rows: rows})
+	return len(missing) == 0, err
+}
+
+// there says whether every row of a batch is in ClickHouse. It looks several times, since a replica may lag behind.
+func (p *Pipeline) there(ctx context.Context, b *batch.Batch) (bool, error) {
+	const looks = 6 // three seconds, as the waits grow
+	wait := newBackoff()
+	for range looks {
+		missing, err := p.missing(ctx, b)
+		if err != nil || len(missing) == 0 {
+			return err == nil, err
+		}
+		if !sleep(ctx, wait.NextBackOff()) {
+			return false, context.Cause(ctx)
+		}
+	}
+	return false, nil
+}
+
+// missing returns the rows of the batch that ClickHouse does not have.
+func (p *Pipeline) missing(ctx context.Context, b *batch.Batch) ([]outbox.Row, error) {
+	var found map[int64]struct{}
+	err := p.again(ctx, "ClickHouse can't be asked which events it has", sinkFailed, func() (err error) {
+		found, err = p.sink.Find(ctx, b)
+		return err
+	})
+	if err != nil {
+		return nil, err
+	}
+	missing := make([]outbox.Row, 0, len(b.Rows))
+	for i := range b.Rows {
+		if _, stored := found[b.Rows[i].ID]; !stored {
+			missing = append(missing, b.Rows[i])
+		}
+	}
+	return missing, nil
+}
+
+// classOf names the outcome of a write: ok, or the class of its failure.
+func classOf(err error) string {
+	var failure *batch.Failure
+	switch {
+	case err == nil:
+		return "ok"
+	case errors.As(err, &failure):
+		return string(failure.Class)
+	}
+	return string(batch.Unknown)
+}

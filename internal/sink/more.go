@@ -1,0 +1,234 @@
+package sink
+
+import (
+	"cmp"
+	"errors"
+	"fmt"
+	"maps"
+	"math/big"
+	"net/netip"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/google/uuid"
+	"github.com/shopspring/decimal"
+
+	"github.com/sluicebox/sluicebox/internal/batch"
+	"github.com/sluicebox/sluicebox/outbox"
+)
+
+// A column of the outbox that is not part of every event is carried if the table in ClickHouse has one of the same name. Its value is
+// the text that Postgres prints, read as what the column's type in ClickHouse is; a text that can't be read so is the row's fault.
+
+// reserved are the columns that this package or ClickHouse itself fills.
+//
+//nolint:gochecknoglobals // a constant table
+var reserved = []string{"source", "trace_id", "lsn", "ordinal", "ingested_at", deadlineColumn}
+
+// carry sorts the columns that the rows of a batch have more than an event: carried, by their place in More, and ignored, by name.
+func (t *Target) carry(b *batch.Batch) (carried []int, ignored []string) {
+	if len(b.Rows) == 0 {
+		return nil, nil
+	}
+	for i, column := range b.Rows[0].More {
+		if t.has(column.Name) && !slices.Contains(reserved, column.Name) {
+			carried = append(carried, i)
+		} else {
+			ignored = append(ignored, column.Name)
+		}
+	}
+	return carried, ignored
+}
+
+// rejecting gathers the rows whose values a column can't hold, by id.
+type rejecting map[int64]batch.Rejected
+
+func (r rejecting) add(row *outbox.Row, column, problem string) {
+	r[row.ID] = batch.Rejected{ID: row.ID, Position: row.Position, Reason: "column " + column + " " + problem}
+}
+
+// failure is what a batch with such rows gets: nothing of it was sent.
+func (r rejecting) failure() error {
+	rows := slices.SortedFunc(maps.Values(r), func(a, b batch.Rejected) int { return cmp.Compare(a.ID, b.ID) })
+	return &batch.Failure{
+		Class: batch.Data, Err: fmt.Errorf("%d events can't be encoded, the first one because %s", len(rows), rows[0].Reason), Rejected: rows,
+	}
+}
+
+// values reads the texts of one column of a batch. A nil is a NULL. The error is a *[batch.Failure] of the table.
+func (t *Target) values(b *batch.Batch, place int, rejected rejecting) ([]any, error) {
+	name := b.Rows[0].More[place].Name
+	read, nullable := reader(t.types[name])
+	if read == nil {
+		return nil, &batch.Failure{
+			Class: batch.Configuration, Err: fmt.Errorf("column %s of the table in ClickHouse has type %s, which can't be filled from the outbox",
+				name, t.types[name]),
+			Hint: "make it a String, or rename one of the two columns: they are matched by name",
+		}
+	}
+	out := make([]any, len(b.Rows))
+	for i := range b.Rows {
+		row := &b.Rows[i]
+		text := row.More[place].Text
+		if text == nil {
+			if !nullable {
+				rejected.add(row, name, "is null, and in ClickHouse it is not Nullable")
+			}
+			continue
+		}
+		value, err := read(string(text))
+		if err != nil {
+			rejected.add(row, name, fmt.Sprintf("is %.64q, which a %s can't hold", text, t.types[name]))
+			continue
+		}
+		out[i] = value
+	}
+	return out, nil
+}
+
+// reader reads a text of Postgres as a value for a column of a type of ClickHouse; nil: that can't be done. Times are cut to the
+// precision of the type.
+func reader(kind string) (read func(string) (any, error), nullable bool) {
+	if inner, ok := unwrap(kind, "LowCardinality"); ok {
+		kind = inner
+	}
+	if inner, ok := unwrap(kind, "Nullable"); ok {
+		kind, nullable = inner, true
+	}
+	name, arguments, _ := strings.Cut(strings.TrimSuffix(kind, ")"), "(")
+	switch name {
+	case "String":
+		read = func(s string) (any, error) { return s, nil }
+	case "FixedString":
+		read = func(s string) (any, error) {
+			size, err := strconv.Atoi(arguments)
+			if err != nil || len(s) > size {
+				return nil, errRange
+			}
+			return s, nil
+		}
+	case "Bool":
+		read = func(s string) (any, error) { return strconv.ParseBool(s) }
+	case "Int8", "Int16", "Int32", "Int64", "UInt8", "UInt16", "UInt32", "UInt64", "Int128", "Int256", "UInt128", "UInt256":
+		read = integer(name)
+	case "Float32":
+		read = func(s string) (any, error) { f, err := strconv.ParseFloat(s, 32); return float32(f), err }
+	case "Float64":
+		read = func(s string) (any, error) { return strconv.ParseFloat(s, 64) }
+	case "Decimal":
+		read = decimals(arguments)
+	case "UUID":
+		read = func(s string) (any, error) { return uuid.Parse(s) }
+	case "IPv4", "IPv6":
+		read = func(s string) (any, error) {
+			ip, err := netip.ParseAddr(s)
+			if err == nil && ip.Is4() != (name == "IPv4") {
+				return nil, errRange
+			}
+			return ip, err
+		}
+	case "Enum8", "Enum16":
+		read = func(s string) (any, error) {
+			if !strings.Contains(arguments, "'"+strings.ReplaceAll(s, "'", `\'`)+"' =") {
+				return nil, errRange
+			}
+			return s, nil
+		}
+	case "Date":
+		read = times("2006-01-02", time.Date(1970, 1, 1, 0, 0, 0, 0, time.UTC), time.Date(2149, 6, 7, 0, 0, 0, 0, time.UTC))
+	case "Date32":
+		read = times("2006-01-02", time.Date(1900, 1, 1, 0, 0, 0, 0, time.UTC), time.Date(2300, 1, 1, 0, 0, 0, 0, time.UTC))
+	case "DateTime":
+		read = times("", time.Unix(0, 0), time.Unix(1<<32, 0))
+	case "DateTime64":
+		read = times("", time.Date(1900, 1, 1, 0, 0, 0, 0, time.UTC), time.Date(2262, 4, 11, 0, 0, 0, 0, time.UTC))
+	}
+	return read, nullable
+}
+
+var errRange = errors.New("out of range")
+
+func unwrap(kind, wrapper string) (inner string, ok bool) {
+	inner, ok = strings.CutPrefix(kind, wrapper+"(")
+	return strings.TrimSuffix(inner, ")"), ok
+}
+
+// integer reads whole numbers of the width that the type's name ends with.
+func integer(name string) func(string) (any, error) {
+	unsigned := strings.HasPrefix(name, "U")
+	bits, _ := strconv.Atoi(name[strings.Index(name, "t")+1:]) // of a name from reader's list
+	return func(s string) (any, error) {
+		switch s { // a boolean
+		case "t":
+			s = "1"
+		case "f":
+			s = "0"
+		}
+		n, ok := new(big.Int).SetString(s, 10)
+		if !ok {
+			return nil, errRange
+		}
+		low, high := new(big.Int), new(big.Int).Lsh(big.NewInt(1), uint(bits))
+		if !unsigned {
+			high.Rsh(high, 1)
+			low.Neg(high)
+		}
+		if n.Cmp(low) < 0 || n.Cmp(high) >= 0 {
+			return nil, errRange
+		}
+		switch name {
+		case "Int8":
+			return int8(n.Int64()), nil
+		case "Int16":
+			return int16(n.Int64()), nil
+		case "Int32":
+			return int32(n.Int64()), nil
+		case "Int64":
+			return n.Int64(), nil
+		case "UInt8":
+			return uint8(n.Uint64()), nil
+		case "UInt16":
+			return uint16(n.Uint64()), nil
+		case "UInt32":
+			return uint32(n.Uint64()), nil
+		case "UInt64":
+			return n.Uint64(), nil
+		}
+		return n, nil
+	}
+}
+
+// decimals reads numbers that have the digits of a Decimal(precision, scale), before and after the point: none is cut off.
+func decimals(arguments string) func(string) (any, error) {
+	var precision, scale int32
+	_, err := fmt.Sscanf(strings.ReplaceAll(arguments, " ", ""), "%d,%d", &precision, &scale)
+	if err != nil {
+		return nil
+	}
+	limit := decimal.New(1, precision-scale)
+	return func(s string) (any, error) {
+		d, err := decimal.NewFromString(s)
+		if err != nil || !d.Truncate(scale).Equal(d) || !d.Abs().LessThan(limit) {
+			return nil, errRange
+		}
+		return d, nil
+	}
+}
+
+// times reads a timestamptz, timestamp or date from first up to end, in UTC.
+func times(layout string, first, end time.Time) func(string) (any, error) {
+	layouts := []string{"2006-01-02 15:04:05.999999999-07", "2006-01-02 15:04:05.999999999", "2006-01-02"}
+	if layout != "" {
+		layouts = []string{layout}
+	}
+	return func(s string) (any, error) {
+		for _, layout := range layouts {
+			if t, err := time.Parse(layout, s); err == nil && !t.Before(first) && t.Before(end) {
+				return t.UTC(), nil
+			}
+		}
+		return nil, errRange
+	}
+}
