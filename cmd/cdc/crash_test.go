@@ -1,9 +1,11 @@
 package main
 
 import (
+	"fmt"
 	"math/rand/v2"
 	"os"
 	"strconv"
+	"strings"
 	"syscall"
 	"testing"
 	"time"
@@ -169,6 +171,34 @@ func TestTakeover(t *testing.T) {
 		l.write(t, 100, 10)
 		l.allMarked(t)
 	})
+	for _, point := range []string{
+		"before-plan", "after-plan", "after-write", "after-settle", "before-ack", "after-ack", "slot-created", "backfill-batch", "backfill-ended",
+	} {
+		t.Run("a leader that is paused "+point+" is replaced, and what it does when it wakes stays without effect", func(t *testing.T) {
+			t.Parallel()
+			l := newLine(t)
+			l.write(t, 100, 10) // for the backfill
+			first := l.start(t, "CDC_TAKEOVER_AFTER=3s", "SLUICEBOX_FAILPOINT="+point, "SLUICEBOX_FAILPOINT_STOP=1")
+			eventually(t, func() string {
+				if stopped(t, first) {
+					return ""
+				}
+				l.write(t, 10, 5)
+				return "the daemon did not stop " + point
+			})
+			l.write(t, 100, 10)
+			l.start(t, "CDC_TAKEOVER_AFTER=3s").wait(t, `"message":"streaming"`)
+			l.allMarked(t)
+			if err := first.cmd.Process.Signal(syscall.SIGCONT); err != nil {
+				t.Fatal(err)
+			}
+			if code := first.end(t); code != 4 {
+				t.Errorf("exit code of the old leader is %d, want 4", code)
+			}
+			l.write(t, 100, 10)
+			l.allMarked(t)
+		})
+	}
 	t.Run("a slot that another program reads is waited for", func(t *testing.T) {
 		t.Parallel()
 		l := newLine(t)
@@ -184,4 +214,14 @@ func TestTakeover(t *testing.T) {
 		l.write(t, 10, 10)
 		l.allMarked(t)
 	})
+}
+
+// stopped says whether the process of a daemon is stopped by a signal.
+func stopped(t *testing.T, d *daemon) bool {
+	t.Helper()
+	stat, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", d.cmd.Process.Pid))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return strings.Contains(string(stat), ") T ")
 }

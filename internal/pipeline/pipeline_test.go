@@ -3,6 +3,8 @@ package pipeline_test
 import (
 	"context"
 	"errors"
+	"slices"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -25,8 +27,9 @@ func TestMain(m *testing.M) { testdb.Main(m) }
 type faulty struct {
 	pipeline.Sink
 
-	mu     sync.Mutex
-	before func(b *batch.Batch) error // called instead of the next writes, as long as it is set; nil error: the write goes on
+	mu         sync.Mutex
+	deadlineIn time.Duration              // of a batch; 0: as the real sink has it
+	before     func(b *batch.Batch) error // called instead of the next writes, as long as it is set; nil error: the write goes on
 }
 
 func (f *faulty) Write(ctx context.Context, b *batch.Batch) error {
@@ -47,25 +50,68 @@ func (f *faulty) set(before func(b *batch.Batch) error) {
 	f.before = before
 }
 
-// silent observes nothing.
-type silent struct{}
+// Clock gives deadlines that are as far off as the test wants.
+func (f *faulty) Clock(ctx context.Context) (now, deadline time.Time, err error) {
+	now, deadline, err = f.Sink.Clock(ctx)
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.deadlineIn > 0 {
+		deadline = now.Add(f.deadlineIn).Truncate(time.Second)
+	}
+	return now, deadline, err
+}
 
-func (silent) State(pipeline.State, string)        {}
-func (silent) Received(int)                        {}
-func (silent) Attempt(string, time.Duration)       {}
-func (silent) Settled(*batch.Batch, time.Duration) {}
-func (silent) Slot(int64)                          {}
-func (silent) Incident(string)                     {}
-func (silent) Columns(int)                         {}
+// recorder notes what an observer is told.
+type recorder struct {
+	mu        sync.Mutex
+	states    []string // state: reason
+	incidents []string
+	ignored   int
+}
+
+func (r *recorder) State(state pipeline.State, reason string) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.states = append(r.states, string(state)+": "+reason)
+}
+
+func (r *recorder) Incident(kind string) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.incidents = append(r.incidents, kind)
+}
+
+func (r *recorder) Columns(ignored int) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.ignored = ignored
+}
+
+func (*recorder) Received(int)                        {}
+func (*recorder) Attempt(string, time.Duration)       {}
+func (*recorder) Settled(*batch.Batch, time.Duration) {}
+func (*recorder) Slot(int64)                          {}
+
+// said waits until the observer was told of a state with a reason.
+func (r *recorder) said(t *testing.T, text string) {
+	t.Helper()
+	until(t, "never said: "+text, func() bool {
+		r.mu.Lock()
+		defer r.mu.Unlock()
+		return slices.ContainsFunc(r.states, func(state string) bool { return strings.Contains(state, text) })
+	})
+}
 
 // rig is a pipeline on real databases.
 type rig struct {
-	pg   *pgxpool.Pool
-	ch   driver.Conn
-	slot string
-	sink *faulty
-	run  func() (stop func() error)
-	done chan error // how the last run ended, unless stop was told
+	pg       *pgxpool.Pool
+	ch       driver.Conn
+	slot     string
+	sink     *faulty
+	config   pipeline.Config
+	observer *recorder
+	run      func() (stop func() error)
+	done     chan error // how the last run ended, unless stop was told
 }
 
 func newRig(t *testing.T) *rig {
@@ -78,7 +124,8 @@ func newRig(t *testing.T) *rig {
 	}
 	t.Cleanup(func() { _ = client.Close() })
 	r.sink = &faulty{Sink: client}
-	config := pipeline.Config{
+	r.observer = &recorder{}
+	r.config = pipeline.Config{
 		Replication: replication.Config{URL: db.PostgresURL, Slot: r.slot, Publication: "sluicebox", Schema: "public", Table: "event_outbox"},
 		// The delay is so long that the events of one transaction come in one batch, on a busy machine too.
 		Limits:        batch.Limits{Rows: events, Bytes: 1 << 20, Delay: 5 * time.Second},
@@ -86,8 +133,13 @@ func newRig(t *testing.T) *rig {
 		TakeoverAfter: 30 * time.Second,
 		DrainTimeout:  20 * time.Second,
 	}
+	poolConfig, err := pgxpool.ParseConfig(db.PostgresURL)
+	if err != nil {
+		t.Fatal(err)
+	}
+	poolConfig.MaxConns, poolConfig.AfterConnect = 6, ledger.Prepare
 	r.run = func() func() error {
-		pool, err := pgxpool.New(t.Context(), db.PostgresURL)
+		pool, err := pgxpool.NewWithConfig(t.Context(), poolConfig)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -95,7 +147,7 @@ func newRig(t *testing.T) *rig {
 		done := make(chan error, 1)
 		r.done = done
 		log := zerolog.New(zerolog.NewTestWriter(t)).Level(zerolog.WarnLevel)
-		go func() { done <- pipeline.New(config, pool, r.sink, silent{}, log).Run(ctx) }()
+		go func() { done <- pipeline.New(r.config, pool, r.sink, r.observer, log).Run(ctx) }()
 		stop := sync.OnceValue(func() error {
 			cancel()
 			err := <-done
@@ -123,21 +175,26 @@ func (r *rig) write(t *testing.T) {
 // wait waits until a query gives true.
 func (r *rig) wait(t *testing.T, query string) {
 	t.Helper()
-	tick := time.NewTicker(10 * time.Millisecond)
-	defer tick.Stop()
-	limit := time.After(time.Minute)
-	for {
+	until(t, "never true: "+query, func() bool {
 		var ok bool
 		if err := r.pg.QueryRow(t.Context(), query).Scan(&ok); err != nil {
 			t.Fatal(err)
 		}
-		if ok {
-			return
-		}
+		return ok
+	})
+}
+
+// until waits until done gives true.
+func until(t *testing.T, problem string, done func() bool) {
+	t.Helper()
+	tick := time.NewTicker(10 * time.Millisecond)
+	defer tick.Stop()
+	limit := time.After(time.Minute)
+	for !done() {
 		select {
 		case <-tick.C:
 		case <-limit:
-			t.Fatalf("never true: %s", query)
+			t.Fatal(problem)
 		}
 	}
 }

@@ -62,7 +62,9 @@ func classify(err error) error {
 		failure.Class, failure.Hint = batch.Configuration, "grant the user INSERT and SELECT on the table"
 	case codeReadonly:
 		failure.Hint = "the table or the user is read-only at the moment"
-	case 117, 38, 41, 70, 72, 691: // the content itself
+	case 6, 25, 26, 27, 38, 41, 69, 70, 72, 117, 131, 153, 321, 349, 376, 395, 407, 441, 467, 632, 675, 676, 691:
+		// The content itself: what can't be parsed, converted or held, mostly by an expression of the table (a constraint, a column that
+		// is computed) or of a view behind it. One of a view has failed after the table itself stored the rows.
 		failure.Class = batch.Data
 	}
 	return failure
