@@ -1,7 +1,6 @@
 package sink
 
 import (
-	"strings"
 	"time"
 
 	"github.com/sluicebox/sluicebox/internal/batch"
@@ -58,12 +57,12 @@ func each[T any](b *batch.Batch, value func(*outbox.Row) T) []T {
 	return out
 }
 
-// traceID is the trace id of a W3C traceparent: version-traceid-parentid-flags.
+// traceID is the trace id of a W3C traceparent; empty when it is none. Any program may write trace_context, and an id that no
+// tracer can look up is worse than none.
 func traceID(traceparent string) string {
-	_, rest, ok := strings.Cut(traceparent, "-")
-	id, _, more := strings.Cut(rest, "-")
-	if !ok || !more || len(id) != 32 {
+	const from, to = len("00-"), len("00-4bf92f3577b34da6a3ce929d0e0e4736")
+	if !outbox.ValidTraceContext(traceparent) {
 		return ""
 	}
-	return id
+	return traceparent[from:to]
 }
