@@ -86,6 +86,27 @@ func (l *Ledger) Fill(ctx context.Context, u *Unfinished) (unseen []batch.Reject
 	return unseen, nil
 }
 
+// ErrUnprintable says that a row is more text than Postgres can print, 1 GiB: neither the stream nor a query gives it to anybody.
+var ErrUnprintable = errors.New("a row of the outbox is more text than Postgres can print")
+
+// Unprintable puts the first unprocessed row after an id into quarantine, because Postgres failed to print it to [Snapshot.Rows], and
+// returns its id.
+func (l *Ledger) Unprintable(ctx context.Context, after int64) (id int64, err error) {
+	ctx, cancel := context.WithTimeout(ctx, settleTimeout)
+	defer cancel()
+	err = l.pool.QueryRow(ctx, `
+INSERT INTO sluicebox.quarantine (slot, id, reason, lsn, ordinal)
+SELECT s.slot, (SELECT min(id) FROM `+l.outbox()+` o WHERE id > $3 AND `+unprocessed+`), $4, s.settled_lsn, 0
+FROM sluicebox.stream s WHERE s.slot = $1 AND s.epoch = $2 RETURNING id`, l.slot, l.epoch, after, ErrUnprintable.Error()).Scan(&id)
+	if errors.Is(err, pgx.ErrNoRows) {
+		return 0, ErrFenced
+	}
+	if err != nil {
+		return 0, fmt.Errorf("put a row that can't be printed into quarantine: %w", err)
+	}
+	return id, nil
+}
+
 // Unseen returns which of some rows the outbox does not show.
 func (l *Ledger) Unseen(ctx context.Context, ids []int64) (unseen []int64, err error) {
 	ctx, cancel := context.WithTimeout(ctx, settleTimeout)
@@ -147,6 +168,18 @@ DELETE FROM sluicebox.redelivery r WHERE r.slot = $1 AND EXISTS (SELECT FROM slu
 		return nil, fmt.Errorf("read the rows to deliver again: %w", err)
 	}
 	return out, nil
+}
+
+// ForgetRequests removes every request.
+func (l *Ledger) ForgetRequests(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, statementTimeout)
+	defer cancel()
+	_, err := l.pool.Exec(ctx, `
+DELETE FROM sluicebox.redelivery r WHERE r.slot = $1 AND EXISTS (SELECT FROM sluicebox.stream s WHERE s.slot = $1 AND s.epoch = $2)`, l.slot, l.epoch)
+	if err != nil {
+		return fmt.Errorf("forget the requests: %w", err)
+	}
+	return nil
 }
 
 // HasRequests says whether operators want rows delivered again.
@@ -246,6 +279,10 @@ func (l *Ledger) rows(ctx context.Context, q querier, rest string, each func(*ou
 		if err := each(&row); err != nil {
 			return err
 		}
+	}
+	const programLimitExceeded = "54000"
+	if err := rows.Err(); sqlState(err) == programLimitExceeded {
+		return fmt.Errorf("%w: %w", ErrUnprintable, err)
 	}
 	return rows.Err()
 }

@@ -2,6 +2,7 @@ package pipeline
 
 import (
 	"context"
+	"errors"
 	"time"
 
 	"github.com/sluicebox/sluicebox/internal/batch"
@@ -103,7 +104,9 @@ func (p *Pipeline) deliverSnapshot(ctx context.Context, snapshot *ledger.Snapsho
 		}
 		return nil
 	}
+	var last int64
 	err = snapshot.Rows(ctx, func(row *outbox.Row) error {
+		last = row.ID
 		if cause := builder.Before(row); cause != "" {
 			if err := deliver(cause); err != nil {
 				return err
@@ -115,6 +118,13 @@ func (p *Pipeline) deliverSnapshot(ctx context.Context, snapshot *ledger.Snapsho
 		}
 		return nil
 	})
+	if errors.Is(err, ledger.ErrUnprintable) { // the rows before it have come; the next try is without it
+		id, putErr := p.ledger.Unprintable(ctx, last)
+		if putErr == nil {
+			p.tellRejected([]batch.Rejected{{ID: id, Reason: err.Error()}})
+		}
+		err = errors.Join(err, putErr)
+	}
 	if err == nil && builder.Len() > 0 {
 		err = deliver(batch.ByDrain)
 	}

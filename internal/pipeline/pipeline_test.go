@@ -189,7 +189,7 @@ func until(t *testing.T, problem string, done func() bool) {
 	t.Helper()
 	tick := time.NewTicker(10 * time.Millisecond)
 	defer tick.Stop()
-	limit := time.After(time.Minute)
+	limit := time.After(3 * time.Minute)
 	for !done() {
 		select {
 		case <-tick.C:

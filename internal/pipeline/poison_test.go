@@ -251,6 +251,21 @@ func TestPoison(t *testing.T) {
 		halted(t, r)
 		r.wait(t, `SELECT count(*) = 0 FROM sluicebox.quarantine`)
 	})
+	t.Run("that Postgres itself can't print is put into quarantine, and what is behind it in the slot is read from the table", func(t *testing.T) {
+		t.Parallel()
+		r := newRig(t)
+		r.run()
+		r.streaming(t)
+		r.write(t)
+		r.exec(t, `INSERT INTO event_outbox (event_type, environment, event_context)
+			SELECT 't', 'test', jsonb_agg(1e131071) FROM generate_series(1, 8300)`)
+		r.write(t)
+		r.wait(t, `SELECT count(*) = 1 FROM sluicebox.quarantine WHERE reason LIKE '%more text than Postgres can print%'`)
+		r.wait(t, `SELECT count(*) = 200 FROM event_outbox WHERE processed`)
+		r.exec(t, `INSERT INTO sluicebox.redelivery SELECT slot, id FROM sluicebox.quarantine`) // it stays so
+		r.wait(t, `SELECT count(*) = 0 FROM sluicebox.redelivery`)
+		r.everything(t)
+	})
 	t.Run("for a view behind the table is not doubled in the table", func(t *testing.T) {
 		t.Parallel()
 		r := newRig(t)

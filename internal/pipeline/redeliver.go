@@ -2,9 +2,11 @@ package pipeline
 
 import (
 	"context"
+	"errors"
 	"slices"
 
 	"github.com/sluicebox/sluicebox/internal/batch"
+	"github.com/sluicebox/sluicebox/internal/ledger"
 	"github.com/sluicebox/sluicebox/outbox"
 )
 
@@ -25,6 +27,10 @@ func (p *Pipeline) redeliver(ctx context.Context) error {
 	}
 	at := outbox.Position{CommitLSN: state.Settled.CommitLSN}
 	rows, err := p.ledger.Requested(ctx, at, min(p.config.Limits.Rows, 10_000))
+	if errors.Is(err, ledger.ErrUnprintable) {
+		p.log.Error().Err(err).Msg("the requests for events are forgotten, because one of them can't be read")
+		return p.ledger.ForgetRequests(ctx)
+	}
 	if err != nil {
 		return err
 	}

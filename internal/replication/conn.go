@@ -21,6 +21,7 @@ const (
 	objectNotInState   = "55000"
 	skippedPublication = objectNotInState
 	undefinedObject    = "42704" // no such slot, no such publication
+	limitExceeded      = "54000" // a row is more text than Postgres can print
 )
 
 // Config says what to read, and as whom.
@@ -46,7 +47,8 @@ const (
 	Publication   = "publication" // dropped or altered
 	OtherCluster  = "cluster"
 	OtherTimeline = "timeline"
-	OtherTable    = "table" // rows in the stream lack a column
+	OtherTable    = "table"       // rows in the stream lack a column
+	Unprintable   = "unprintable" // a row is more text than Postgres can print
 	DiskGuard     = "disk_guard"
 )
 
@@ -71,6 +73,8 @@ func lost(err error) error {
 		return &GapError{Kind: SlotLost, Reason: err.Error()}
 	case undefinedObject:
 		return &GapError{Kind: SlotMissing, Reason: err.Error()}
+	case limitExceeded:
+		return &GapError{Kind: Unprintable, Reason: err.Error()}
 	}
 	return err
 }

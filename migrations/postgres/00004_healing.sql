@@ -21,7 +21,7 @@ ALTER TABLE sluicebox.quarantine ADD COLUMN dropped_at timestamptz;
 CREATE TABLE sluicebox.incident (
     id       bigint      GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
     slot     text        NOT NULL REFERENCES sluicebox.stream,
-    kind     text        NOT NULL,  -- slot_missing, slot_lost, slot_moved, publication, cluster, timeline, table, disk_guard, clickhouse
+    kind     text        NOT NULL,  -- slot_missing, slot_lost, slot_moved, publication, cluster, timeline, table, unprintable, disk_guard, clickhouse
     reason   text        NOT NULL,
     from_lsn pg_lsn      NOT NULL,  -- settled position when it was noticed
     to_lsn   pg_lsn,                -- where the new slot begins; null: not healed yet, or no slot was lost
