@@ -171,3 +171,33 @@ func TestTimeline(t *testing.T) {
 		t.Errorf("%d incidents are recorded, want 1", n)
 	}
 }
+
+func TestSlotInvalidated(t *testing.T) {
+	t.Parallel()
+	l, _ := newOwnLine(t, map[string]string{"max_slot_wal_keep_size": "1MB", "max_wal_size": "32MB", "min_wal_size": "32MB"})
+	lost := func(t *testing.T) {
+		t.Helper()
+		eventually(t, func() string {
+			l.exec(t, `SELECT pg_switch_wal()`)
+			l.exec(t, `CREATE TABLE IF NOT EXISTS filler (x int)`)
+			l.exec(t, `INSERT INTO filler VALUES (1)`)
+			l.exec(t, `CHECKPOINT`)
+			if l.count(t, `SELECT count(*) FROM pg_replication_slots WHERE slot_name = $1 AND wal_status = 'lost'`, l.slot) == 0 {
+				return "the slot is not lost"
+			}
+			return ""
+		})
+	}
+	d := l.start(t)
+	l.write(t, 100, 10)
+	l.allMarked(t)
+	d.stop(t)
+	l.notRead(t)
+	l.write(t, 100, 10)
+	lost(t)
+	l.start(t)
+	l.allMarked(t)
+	if n := l.count(t, `SELECT count(*) FROM sluicebox.incident WHERE kind = 'slot_lost' AND rows = 100 AND to_lsn > from_lsn`); n != 1 {
+		t.Errorf("%d incidents are recorded, want 1", n)
+	}
+}
