@@ -66,13 +66,14 @@ func Gap(err error) *GapError {
 	return nil
 }
 
-// lost makes a [GapError] of an answer of the replication connection that says that the slot or its publication is lost.
-func lost(err error) error {
+// lost makes a [GapError] of an answer of the replication connection that says that the slot or its publication is lost. missing is the
+// kind if an object does not exist: the slot when the stream starts, the publication later.
+func lost(err error, missing string) error {
 	switch sqlState(err) {
 	case objectNotInState:
 		return &GapError{Kind: SlotLost, Reason: err.Error()}
 	case undefinedObject:
-		return &GapError{Kind: SlotMissing, Reason: err.Error()}
+		return &GapError{Kind: missing, Reason: err.Error()}
 	case limitExceeded:
 		return &GapError{Kind: Unprintable, Reason: err.Error()}
 	}

@@ -89,7 +89,7 @@ func Start(ctx context.Context, config Config, from, acked uint64) (*Stream, err
 	})
 	if err != nil {
 		closeConn(ctx, conn)
-		return nil, lost(fmt.Errorf("start replication from slot %s: %w", config.Slot, err))
+		return nil, lost(fmt.Errorf("start replication from slot %s: %w", config.Slot, err), SlotMissing)
 	}
 	run, cancel := context.WithCancel(context.WithoutCancel(ctx))
 	s := &Stream{
@@ -213,7 +213,7 @@ func (s *Stream) take(message pgproto3.BackendMessage) (reply bool, err error) {
 	case *pgproto3.CopyData:
 		return s.copyData(m.Data)
 	case *pgproto3.ErrorResponse:
-		return false, lost(fmt.Errorf("replication stream: %w", pgconn.ErrorResponseToPgError(m)))
+		return false, lost(fmt.Errorf("replication stream: %w", pgconn.ErrorResponseToPgError(m)), Publication)
 	case *pgproto3.NoticeResponse:
 		if m.Code == skippedPublication {
 			return false, &GapError{Kind: Publication, Reason: "Postgres skipped changes: " + m.Message}
