@@ -13,23 +13,30 @@ var ErrNoPublication = errors.New("the publication is missing or lacks the table
 
 // FindPublication looks the publication up and returns its identity: a text that changes whenever the publication is altered, or
 // dropped and created again, or the table is removed from it and added back. On each of these occasions the stream may silently
-// lack the rows between (FACTS P5). A publication that filters rows is refused: it would lack rows for good.
+// lack the rows between (FACTS P5). A publication that filters rows is refused: it would lack rows for good. So is one that names the
+// partitions of a partitioned outbox in the stream: their rows would be taken for those of other tables.
 func FindPublication(ctx context.Context, q Querier, config Config) (identity string, err error) {
 	const query = `
 SELECT concat_ws(' ', p.oid, p.xmin, r.oid, r.xmin,
                  (SELECT string_agg(n.oid || ':' || n.xmin, ',' ORDER BY n.oid) FROM pg_publication_namespace n WHERE n.pnpubid = p.oid)),
-       r.prqual IS NOT NULL
+       r.prqual IS NOT NULL, l.leaves
 FROM pg_publication p
 LEFT JOIN pg_publication_rel r ON r.prpubid = p.oid AND r.prrelid = to_regclass($2)
+CROSS JOIN LATERAL (SELECT EXISTS (SELECT FROM pg_class WHERE oid = to_regclass($2) AND relkind = 'p') AND NOT p.pubviaroot) l (leaves)
 WHERE p.pubname = $1 AND p.pubinsert
-  AND EXISTS (SELECT FROM pg_publication_tables t WHERE t.pubname = $1 AND t.schemaname = $3 AND t.tablename = $4)`
-	var filters bool
-	err = q.QueryRow(ctx, query, config.Publication, config.qualified(), config.Schema, config.Table).Scan(&identity, &filters)
+  AND (l.leaves OR EXISTS (SELECT FROM pg_publication_tables t WHERE t.pubname = $1 AND t.schemaname = $3 AND t.tablename = $4))`
+	var filters, leaves bool
+	err = q.QueryRow(ctx, query, config.Publication, config.qualified(), config.Schema, config.Table).Scan(&identity, &filters, &leaves)
 	if errors.Is(err, pgx.ErrNoRows) {
 		return "", fmt.Errorf("publication %s, table %s.%s: %w", config.Publication, config.Schema, config.Table, ErrNoPublication)
 	}
 	if err != nil {
 		return "", fmt.Errorf("look at publication %s: %w", config.Publication, err)
+	}
+	if leaves {
+		return "", fmt.Errorf("publication %s streams the partitions of %s.%s under their own names, and their rows would be passed over: "+
+			"ALTER PUBLICATION %s SET (publish_via_partition_root = true)",
+			config.Publication, config.Schema, config.Table, pgx.Identifier{config.Publication}.Sanitize())
 	}
 	if filters {
 		return "", fmt.Errorf("publication %s has a row filter for table %s.%s, and would lack the other rows for good",
@@ -39,7 +46,8 @@ WHERE p.pubname = $1 AND p.pubinsert
 }
 
 // EnsurePublication creates the publication for inserts of the outbox if there is none, or adds the table to it. Only inserts:
-// the marks that the daemon writes must not be streamed back to it (FACTS P15). Must come before the slot (P5).
+// the marks that the daemon writes must not be streamed back to it (FACTS P15). Rows of a partition come under the outbox's name, if
+// there are partitions. Must come before the slot (P5).
 func EnsurePublication(ctx context.Context, q Querier, config Config) (identity string, err error) {
 	identity, err = FindPublication(ctx, q, config)
 	if !errors.Is(err, ErrNoPublication) {
@@ -50,7 +58,7 @@ func EnsurePublication(ctx context.Context, q Querier, config Config) (identity 
 	if err := q.QueryRow(ctx, `SELECT EXISTS (SELECT FROM pg_publication WHERE pubname = $1)`, config.Publication).Scan(&exists); err != nil {
 		return identity, fmt.Errorf("look at publication %s: %w", config.Publication, err)
 	}
-	statement := `CREATE PUBLICATION ` + name + ` FOR TABLE ` + config.qualified() + ` WITH (publish = 'insert')`
+	statement := `CREATE PUBLICATION ` + name + ` FOR TABLE ` + config.qualified() + ` WITH (publish = 'insert', publish_via_partition_root = true)`
 	if exists {
 		statement = `ALTER PUBLICATION ` + name + ` ADD TABLE ` + config.qualified()
 	}
