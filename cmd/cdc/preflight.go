@@ -40,6 +40,7 @@ func (c *runCommand) deliver(ctx context.Context, metrics *ops.Metrics, log zero
 	return exit(pipeline.New(pipeline.Config{
 		Replication: stream, Limits: c.limits(), Holder: holder(), TakeoverAfter: c.TakeoverAfter, DrainTimeout: c.ShutdownTimeout,
 		MaxSlotWAL: int64(c.MaxSlotWAL), HaltOnPoison: c.OnPoison == "halt", PoisonShare: c.PoisonShare,
+		Retention: c.Retention,
 	}, pool, client, metrics, log).Run(ctx))
 }
 

@@ -7,16 +7,17 @@ import (
 	"testing"
 )
 
-// TestLeastPrivilege runs the daemon with the rights that the README lists, and no more.
-func TestLeastPrivilege(t *testing.T) {
-	t.Parallel()
-	l := newLine(t)
-	sql, replication := strings.Replace(l.slot, "slot", "sql", 1), strings.Replace(l.slot, "slot", "repl", 1)
+// leastPrivileged makes the roles that the README lists, with the rights that it lists, and returns the name of the one for SQL and
+// the URLs of both.
+func (l *line) leastPrivileged(t *testing.T) (sql, sqlURL, replicationURL string) {
+	t.Helper()
+	sql = strings.Replace(l.slot, "slot", "sql", 1)
+	replication := strings.Replace(l.slot, "slot", "repl", 1)
 	const password = "least-privilege"
 	for _, statement := range []string{
 		`CREATE ROLE ` + sql + ` LOGIN PASSWORD '` + password + `'`,
 		`CREATE ROLE ` + replication + ` LOGIN REPLICATION PASSWORD '` + password + `'`,
-		`CREATE PUBLICATION sluicebox FOR TABLE event_outbox WITH (publish = 'insert')`, // as cdc migrate does
+		`CREATE PUBLICATION sluicebox FOR TABLE event_outbox WITH (publish = 'insert', publish_via_partition_root = true)`, // as cdc migrate does
 		`GRANT SELECT, UPDATE (processed, processed_at) ON event_outbox TO ` + sql,
 		`GRANT USAGE ON SCHEMA sluicebox TO ` + sql,
 		`GRANT SELECT, INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA sluicebox TO ` + sql,
@@ -39,8 +40,16 @@ func TestLeastPrivilege(t *testing.T) {
 		u.User = url.UserPassword(role, password)
 		return u.String()
 	}
+	return sql, as(sql), as(replication)
+}
+
+// TestLeastPrivilege runs the daemon with the rights that the README lists, and no more.
+func TestLeastPrivilege(t *testing.T) {
+	t.Parallel()
+	l := newLine(t)
+	_, sql, replication := l.leastPrivileged(t)
 	l.write(t, 100, 10)
-	d := l.start(t, "DATABASE_URL="+as(sql), "REPLICATION_DATABASE_URL="+as(replication))
+	d := l.start(t, "DATABASE_URL="+sql, "REPLICATION_DATABASE_URL="+replication)
 	l.allMarked(t)
 	l.write(t, 100, 10)
 	l.allMarked(t)
@@ -53,7 +62,7 @@ func TestLeastPrivilege(t *testing.T) {
 	}
 
 	t.Run("a replication credential without REPLICATION is told of, with code 3", func(t *testing.T) {
-		d := l.start(t, "DATABASE_URL="+as(sql), "REPLICATION_DATABASE_URL="+as(sql))
+		d := l.start(t, "DATABASE_URL="+sql, "REPLICATION_DATABASE_URL="+sql)
 		if code := d.end(t); code != 3 || !strings.Contains(d.text(), "REPLICATION") {
 			t.Errorf("code %d:\n%s", code, d.text())
 		}

@@ -31,9 +31,10 @@ type runCommand struct {
 	BatchMaxBytes cli.Bytes     `env:"CDC_BATCH_MAX_BYTES" default:"16MiB" min:"1KiB" max:"128MiB" help:"Bytes that seal a batch."`
 	BatchMaxDelay time.Duration `env:"CDC_BATCH_MAX_DELAY" default:"1s" min:"1ms" max:"10m" help:"Age of its oldest event that seals a batch."`
 
-	OnPoison    string    `env:"CDC_ON_POISON" default:"quarantine" enum:"quarantine,halt" help:"What becomes of an event that ClickHouse can never take: quarantine puts it aside with the reason and goes on, halt ends the daemon."`
-	PoisonShare float64   `env:"CDC_POISON_SHARE" default:"0.01" min:"0" max:"1" help:"Share of a batch that may be put into quarantine. If more is refused, the table is taken to be wrong and the stream waits. Ten events always may."`
-	MaxSlotWAL  cli.Bytes `env:"CDC_MAX_SLOT_WAL" name:"max-slot-wal" default:"0" help:"WAL that may wait for this daemon, while ClickHouse is down for long, before the slot is dropped to keep Postgres's disk. Its events are read from the table later. 0: no limit."`
+	OnPoison    string        `env:"CDC_ON_POISON" default:"quarantine" enum:"quarantine,halt" help:"What becomes of an event that ClickHouse can never take: quarantine puts it aside with the reason and goes on, halt ends the daemon."`
+	PoisonShare float64       `env:"CDC_POISON_SHARE" default:"0.01" min:"0" max:"1" help:"Share of a batch that may be put into quarantine. If more is refused, the table is taken to be wrong and the stream waits. Ten events always may."`
+	MaxSlotWAL  cli.Bytes     `env:"CDC_MAX_SLOT_WAL" name:"max-slot-wal" default:"0" help:"WAL that may wait for this daemon, while ClickHouse is down for long, before the slot is dropped to keep Postgres's disk. Its events are read from the table later. 0: no limit."`
+	Retention   time.Duration `env:"CDC_RETENTION" default:"0" help:"Age from which settled rows are removed from the outbox, at least 1m: 720h for 30 days. 0: never. Needs DELETE on the outbox."`
 
 	AdminAddr       cli.Addr      `env:"CDC_ADMIN_ADDR" default:"127.0.0.1:8081" help:"Metrics and health."`
 	TakeoverAfter   time.Duration `env:"CDC_TAKEOVER_AFTER" default:"30s" min:"3s" max:"1h" help:"Silence of a leading daemon after which a standby takes over, even if its connections are still open. One that is killed is replaced at once."`
@@ -60,6 +61,10 @@ func (c *runCommand) Validate() error {
 	}
 	if _, err := pgconn.ParseConfig(string(c.ReplicationURL)); c.ReplicationURL != "" && err != nil {
 		problems = append(problems, errors.New("REPLICATION_DATABASE_URL: not a Postgres URL such as postgres://user:password@host:5432/database"))
+	}
+	// Less is a slip of the unit: nobody could look at what was just delivered, and each pass costs a write.
+	if c.Retention != 0 && c.Retention < time.Minute {
+		problems = append(problems, fmt.Errorf("CDC_RETENTION: %v is out of range, at least 1m, or 0 for never", c.Retention))
 	}
 	return errors.Join(problems...)
 }

@@ -30,6 +30,8 @@ type Metrics struct {
 	newest      prometheus.Gauge
 	incidents   *prometheus.CounterVec
 	ignored     prometheus.Gauge
+	trimmed     prometheus.Counter
+	dropped     prometheus.Counter
 
 	mu     sync.Mutex
 	now    pipeline.State
@@ -75,14 +77,19 @@ func NewMetrics(build cli.Build) *Metrics {
 		newest: prometheus.NewGauge(prometheus.GaugeOpts{
 			Name: "sluicebox_last_settled_timestamp_seconds", Help: "When a batch was last settled, Unix time.",
 		}),
+		trimmed: prometheus.NewCounter(prometheus.CounterOpts{
+			Name: "sluicebox_outbox_trimmed_rows_total", Help: "Settled rows deleted from the outbox by CDC_RETENTION. Rows of dropped partitions are not counted.",
+		}),
+		dropped: prometheus.NewCounter(prometheus.CounterOpts{
+			Name: "sluicebox_outbox_trimmed_partitions_total", Help: "Partitions of the outbox dropped by CDC_RETENTION.",
+		}),
+		incidents: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "sluicebox_incidents_total", Help: "Losses that were noticed, by kind; cdc status lists them.",
+		}, []string{"kind"}),
+		ignored: prometheus.NewGauge(prometheus.GaugeOpts{
+			Name: "sluicebox_ignored_columns", Help: "Columns of the outbox that the table in ClickHouse lacks.",
+		}),
 	}
-	m.incidents = prometheus.NewCounterVec(prometheus.CounterOpts{
-		Name: "sluicebox_incidents_total",
-		Help: "Losses that were noticed and healed, or wait for an operator, by kind; cdc status lists them.",
-	}, []string{"kind"})
-	m.ignored = prometheus.NewGauge(prometheus.GaugeOpts{
-		Name: "sluicebox_ignored_columns", Help: "Columns of the outbox that the table in ClickHouse lacks.",
-	})
 	info := prometheus.NewGauge(prometheus.GaugeOpts{
 		Name: "sluicebox_build_info", Help: "1; the labels tell which program this is.",
 		ConstLabels: prometheus.Labels{"version": build.Version, "revision": build.Revision, "go": build.Go},
@@ -90,7 +97,7 @@ func NewMetrics(build cli.Build) *Metrics {
 	info.Set(1)
 	m.Registry.MustRegister(
 		m.received, m.delivered, m.quarantined, m.batches, m.rows, m.delivery, m.attempts, m.insert, m.state, m.retained, m.newest,
-		m.incidents, m.ignored, info,
+		m.incidents, m.ignored, m.trimmed, m.dropped, info,
 		collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}),
 	)
 	return m
@@ -135,3 +142,9 @@ func (m *Metrics) Incident(kind string) { m.incidents.WithLabelValues(kind).Inc(
 
 // Columns notes how many columns are not carried.
 func (m *Metrics) Columns(ignored int) { m.ignored.Set(float64(ignored)) }
+
+// Trimmed counts what retention has removed.
+func (m *Metrics) Trimmed(rows int64, partitions int) {
+	m.trimmed.Add(float64(rows))
+	m.dropped.Add(float64(partitions))
+}

@@ -64,6 +64,7 @@ type Observer interface {
 	Incident(kind string)
 	// Columns tells how many columns of the outbox the sink ignores.
 	Columns(ignored int)
+	Trimmed(rows int64, partitions int)
 }
 
 // Config says how to deliver.
@@ -76,6 +77,7 @@ type Config struct {
 	MaxSlotWAL    int64         // bytes of WAL that may wait for us before the slot is dropped to keep Postgres's disk; 0: no limit
 	HaltOnPoison  bool          // end with a HaltError instead of putting an event into quarantine
 	PoisonShare   float64       // of a batch's rows that may be put into quarantine, 0 to 1; a few always may
+	Retention     time.Duration // age from which settled rows are removed from the outbox; 0: never
 }
 
 // Pipeline delivers one stream.
@@ -170,7 +172,7 @@ func (p *Pipeline) session(ctx context.Context) error {
 	watched := &watch{}
 	go func() {
 		defer close(watching)
-		cancel(p.watch(work, lead, watched))
+		cancel(p.beside(work, lead, watched))
 	}()
 	err = p.deliverAll(ctx, work, lead, watched)
 	if cause := context.Cause(work); cause != nil {

@@ -91,6 +91,7 @@ func (*recorder) Received(int)                        {}
 func (*recorder) Attempt(string, time.Duration)       {}
 func (*recorder) Settled(*batch.Batch, time.Duration) {}
 func (*recorder) Slot(int64)                          {}
+func (*recorder) Trimmed(int64, int)                  {}
 
 // said waits until the observer was told of a state with a reason.
 func (r *recorder) said(t *testing.T, text string) {
