@@ -71,7 +71,7 @@ func (l *line) carriesValues(t *testing.T, table []column) {
 		}
 		return ""
 	})
-	got := l.arrived(t)
+	got := l.arrivals(t)
 	for _, w := range written {
 		t.Run(w.name(), func(t *testing.T) { w.check(t, got) })
 	}
@@ -143,8 +143,8 @@ type arrival struct {
 	reason  string            // in quarantine; empty: it is not there
 }
 
-// arrived reads both ends of the line.
-func (l *line) arrived(t *testing.T) map[uint64]arrival {
+// arrivals reads both ends of the line.
+func (l *line) arrivals(t *testing.T) map[uint64]arrival {
 	t.Helper()
 	got := map[uint64]arrival{}
 	rows, err := l.ch.Query(t.Context(), `

@@ -133,8 +133,7 @@ func TestIncidents(t *testing.T) {
 			return &batch.Failure{Class: batch.Unknown, Err: errors.New("gone")}
 		})
 		r.run()
-		<-r.done
-		r.done <- nil
+		r.fenced(t)
 		r.wait(t, `SELECT count(*) = 1 FROM sluicebox.incident WHERE ended_at IS NULL`)
 		r.sink.set(nil)
 		r.run()

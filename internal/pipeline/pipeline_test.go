@@ -224,6 +224,16 @@ func (r *rig) abandon(t *testing.T) {
 	r.exec(t, `UPDATE sluicebox.stream SET epoch = epoch + 1`)
 }
 
+// fenced waits until a pipeline that was abandoned has ended.
+func (r *rig) fenced(t *testing.T) {
+	t.Helper()
+	err := <-r.done
+	r.done <- err // for the cleanup
+	if !errors.Is(err, ledger.ErrFenced) {
+		t.Errorf("the pipeline ended with %v, want ErrFenced", err)
+	}
+}
+
 // token is that of the planned batch.
 func (r *rig) token(t *testing.T) (token string) {
 	t.Helper()

@@ -122,8 +122,7 @@ func TestPoison(t *testing.T) {
 			return nil
 		})
 		r.writeBad(t, 100, 37, 90)
-		<-r.done
-		r.done <- nil
+		r.fenced(t)
 		r.wait(t, `SELECT count(*) = 1 FROM sluicebox.batch WHERE state = 'planned' AND sending < rows`)
 		r.run()
 		r.quarantined(t, 2)
@@ -355,8 +354,7 @@ func TestRedelivery(t *testing.T) {
 			return &batch.Failure{Class: batch.Unknown, Err: errors.New("gone")}
 		})
 		r.exec(t, request+`true`, r.slot)
-		<-r.done
-		r.done <- nil
+		r.fenced(t)
 		r.wait(t, `SELECT count(*) = 1 FROM sluicebox.batch WHERE state = 'planned'`)
 		r.sink.set(nil)
 		r.write(t)
