@@ -97,6 +97,11 @@ func preflight(ctx context.Context, pool *pgxpool.Pool, stream replication.Confi
 	if err := replication.Probe(ctx, stream); err != nil {
 		return final(err)
 	}
+	return schemaVersion(ctx, pool)
+}
+
+// schemaVersion looks whether the schema of the database is the one that this program knows.
+func schemaVersion(ctx context.Context, pool *pgxpool.Pool) error {
 	has, wants, err := migrations.PostgresVersion(ctx, pool)
 	switch {
 	case err != nil:

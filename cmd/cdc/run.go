@@ -95,18 +95,12 @@ func (c *runCommand) Run(ctx context.Context) error {
 }
 
 func (c *runCommand) open(ctx context.Context) (*pgxpool.Pool, *sink.ClickHouse, error) {
-	config, err := pgxpool.ParseConfig(string(c.DatabaseURL))
+	const conns = 6 // the lock of the stream, its lease, planning and settling, a snapshot during a backfill, and one to spare
+	config, err := c.config(conns)
 	if err != nil {
-		return nil, nil, fmt.Errorf("parse the Postgres URL: %w", err)
+		return nil, nil, err
 	}
-	// The lock of the stream, its lease, planning and settling, a snapshot during a backfill, and one to spare.
-	config.MaxConns = 6
 	config.ConnConfig.RuntimeParams["application_name"] = "sluicebox " + c.Slot
-	if config.ConnConfig.ConnectTimeout == 0 {
-		config.ConnConfig.ConnectTimeout = 10 * time.Second
-	}
-	config.ConnConfig.RuntimeParams["client_encoding"] = "UTF8"
-	config.AfterConnect = ledger.Prepare
 	pool, err := pgxpool.NewWithConfig(ctx, config)
 	if err != nil {
 		return nil, nil, fmt.Errorf("open Postgres: %w", err)

@@ -5,49 +5,84 @@ import (
 	"fmt"
 	"regexp"
 	"strings"
+	"time"
 
 	"github.com/jackc/pgx/v5/pgconn"
+	"github.com/jackc/pgx/v5/pgxpool"
 
 	"github.com/sluicebox/sluicebox/internal/cli"
+	"github.com/sluicebox/sluicebox/internal/ledger"
 	"github.com/sluicebox/sluicebox/internal/replication"
 )
 
-// databases are the settings that every command needs.
-type databases struct {
-	DatabaseURL   cli.Secret `env:"DATABASE_URL" required:"" help:"Postgres, as a URL; its host may be the folder of a Unix socket."`
-	ClickHouseURL cli.Secret `env:"CLICKHOUSE_URL" name:"clickhouse-url" required:"" help:"ClickHouse: clickhouse://user:password@host:9000/database (native), or http://…:8123/…"`
+// postgres are the settings that every command needs.
+type postgres struct {
+	DatabaseURL cli.Secret `env:"DATABASE_URL" required:"" help:"Postgres, as a URL; its host may be the folder of a Unix socket."`
+	Slot        string     `env:"CDC_SLOT" default:"sluicebox" help:"Replication slot; also the source that each row in ClickHouse names."`
+	Table       string     `env:"CDC_TABLE" default:"public.event_outbox" help:"Outbox table, with its schema."`
+}
 
-	Slot        string `env:"CDC_SLOT" default:"sluicebox" help:"Replication slot; also the source that each row in ClickHouse names."`
-	Publication string `env:"CDC_PUBLICATION" default:"sluicebox" help:"Publication of the outbox."`
-	Table       string `env:"CDC_TABLE" default:"public.event_outbox" help:"Outbox table, with its schema."`
-	TargetTable string `env:"CDC_TARGET_TABLE" default:"event_log" help:"ClickHouse table."`
+// databases are the settings of a command that needs both databases.
+type databases struct {
+	postgres
+
+	ClickHouseURL cli.Secret `env:"CLICKHOUSE_URL" name:"clickhouse-url" required:"" help:"ClickHouse: clickhouse://user:password@host:9000/database (native), or http://…:8123/…"`
+	Publication   string     `env:"CDC_PUBLICATION" default:"sluicebox" help:"Publication of the outbox."`
+	TargetTable   string     `env:"CDC_TARGET_TABLE" default:"event_log" help:"ClickHouse table."`
 
 	cli.Log
 }
 
 // Validate checks what the types of the settings can't.
-func (d *databases) Validate() error {
+func (p *postgres) Validate() error {
 	var problems []error
-	if !regexp.MustCompile(`^[a-z0-9_]{1,63}$`).MatchString(d.Slot) {
-		problems = append(problems, fmt.Errorf("CDC_SLOT: %q is not a slot name: 1 to 63 of a-z, 0-9 and _", d.Slot))
+	if !regexp.MustCompile(`^[a-z0-9_]{1,63}$`).MatchString(p.Slot) {
+		problems = append(problems, fmt.Errorf("CDC_SLOT: %q is not a slot name: 1 to 63 of a-z, 0-9 and _", p.Slot))
 	}
-	if d.Publication == "" || len(d.Publication) > 63 {
-		problems = append(problems, errors.New("CDC_PUBLICATION: must have 1 to 63 bytes"))
+	if schema, table := p.outbox(); schema == "" || table == "" {
+		problems = append(problems, fmt.Errorf("CDC_TABLE: %q is not schema.table", p.Table))
 	}
-	if schema, table, ok := strings.Cut(d.Table, "."); !ok || schema == "" || table == "" {
-		problems = append(problems, fmt.Errorf("CDC_TABLE: %q is not schema.table", d.Table))
-	}
-	if d.TargetTable == "" {
-		problems = append(problems, errors.New("CDC_TARGET_TABLE: must not be empty"))
-	}
-	if _, err := pgconn.ParseConfig(string(d.DatabaseURL)); err != nil {
+	if _, err := pgconn.ParseConfig(string(p.DatabaseURL)); err != nil {
 		problems = append(problems, errors.New("DATABASE_URL: not a Postgres URL such as postgres://user:password@host:5432/database"))
 	}
 	return errors.Join(problems...)
 }
 
+// Validate checks what the types of the settings can't.
+func (d *databases) Validate() error {
+	problems := []error{d.postgres.Validate()}
+	if d.Publication == "" || len(d.Publication) > 63 {
+		problems = append(problems, errors.New("CDC_PUBLICATION: must have 1 to 63 bytes"))
+	}
+	if d.TargetTable == "" {
+		problems = append(problems, errors.New("CDC_TARGET_TABLE: must not be empty"))
+	}
+	return errors.Join(problems...)
+}
+
+// outbox is the name of the table and of its schema.
+func (p *postgres) outbox() (schema, table string) {
+	schema, table, _ = strings.Cut(p.Table, ".")
+	return schema, table
+}
+
+// config is how a pool of sessions is opened.
+func (p *postgres) config(conns int32) (*pgxpool.Config, error) {
+	config, err := pgxpool.ParseConfig(string(p.DatabaseURL))
+	if err != nil {
+		return nil, fmt.Errorf("parse the Postgres URL: %w", err)
+	}
+	config.MaxConns = conns
+	if config.ConnConfig.ConnectTimeout == 0 {
+		config.ConnConfig.ConnectTimeout = 10 * time.Second
+	}
+	config.ConnConfig.RuntimeParams["client_encoding"] = "UTF8"
+	config.AfterConnect = ledger.Prepare
+	return config, nil
+}
+
 // replication is the stream that the settings name, read as the given credential.
 func (d *databases) replication(url cli.Secret) replication.Config {
-	schema, table, _ := strings.Cut(d.Table, ".")
+	schema, table := d.outbox()
 	return replication.Config{URL: string(url), Slot: d.Slot, Publication: d.Publication, Schema: schema, Table: table}
 }
