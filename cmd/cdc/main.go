@@ -12,6 +12,8 @@ import (
 type grammar struct {
 	Run     runCommand     `cmd:"" help:"Stream committed events into ClickHouse until told to stop."`
 	Migrate migrateCommand `cmd:"" help:"Create or update the tables of both databases, and the publication."`
+
+	Status statusCommand `cmd:"" help:"One look at how delivery is, from Postgres alone."`
 }
 
 func main() {

@@ -43,7 +43,7 @@ func (l *line) leastPrivileged(t *testing.T) (sql, sqlURL, replicationURL string
 	return sql, as(sql), as(replication)
 }
 
-// TestLeastPrivilege runs the daemon with the rights that the README lists, and no more.
+// TestLeastPrivilege runs the daemon and the commands of operators with the rights that the README lists, and no more.
 func TestLeastPrivilege(t *testing.T) {
 	t.Parallel()
 	l := newLine(t)
@@ -57,6 +57,15 @@ func TestLeastPrivilege(t *testing.T) {
 	l.write(t, 10, 10)
 	l.exec(t, `ALTER PUBLICATION sluicebox ADD TABLE event_outbox`)
 	l.allMarked(t) // the slot was dropped and created again with these rights
+	for _, args := range []string{
+		"status",
+	} {
+		cmd := l.operator(t, strings.Fields(args)...)
+		cmd.Env = append(cmd.Env, "DATABASE_URL="+sql)
+		if out, err := cmd.CombinedOutput(); err != nil || args == "status" && !strings.HasPrefix(string(out), "streaming") {
+			t.Errorf("cdc %s: %v\n%s", args, err, out)
+		}
+	}
 	if code := d.stop(t); code != 0 {
 		t.Errorf("exit code %d, want 0", code)
 	}

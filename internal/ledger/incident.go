@@ -9,14 +9,6 @@ import (
 	"github.com/jackc/pgx/v5"
 )
 
-// Incident is a loss that was noticed, and what became of it.
-type Incident struct {
-	Kind   string // one word, see the table sluicebox.incident
-	Reason string
-	Rows   int64 // delivered from the table instead; only of a healed one
-	Began  time.Time
-}
-
 // BeginBackfill notes, before it is done, that the slot is about to be dropped and created anew.
 func (l *Ledger) BeginBackfill(ctx context.Context) error {
 	return l.fenced(ctx, "begin a backfill", `UPDATE sluicebox.stream SET phase = 'backfill', outbox = $3 WHERE slot = $1 AND epoch = $2`,
@@ -65,7 +57,7 @@ func (l *Ledger) end(ctx context.Context, which, to string) (*Incident, error) {
 	err := l.pool.QueryRow(ctx, `
 UPDATE sluicebox.incident i SET ended_at = clock_timestamp(), to_lsn = nullif($2, '')::pg_lsn, rows = coalesce((
     SELECT sum(marked) FROM sluicebox.batch b WHERE b.slot = i.slot AND b.state = 'settled' AND b.settled_at >= i.began_at), 0)
-WHERE slot = $1 AND ended_at IS NULL AND `+which+` RETURNING kind, reason, rows, began_at`, l.slot, to).Scan(&i.Kind, &i.Reason, &i.Rows, &i.Began)
+WHERE slot = $1 AND ended_at IS NULL AND `+which+` RETURNING kind, reason, rows, began_at`, l.slot, to).Scan(&i.Kind, &i.Reason, &i.Rows, &i.BeganAt)
 	if errors.Is(err, pgx.ErrNoRows) {
 		return nil, nil //nolint:nilnil // there is none, which is the usual case
 	}

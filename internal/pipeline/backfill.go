@@ -45,7 +45,7 @@ func (p *Pipeline) backfill(ctx context.Context, reason string, slot replication
 	}
 	failpoint.Hit("backfill-ended")
 	if incident != nil {
-		p.log.Warn().Str("kind", incident.Kind).Int64("rows", incident.Rows).Dur("took", time.Since(incident.Began)).
+		p.log.Warn().Str("kind", incident.Kind).Int64("rows", *incident.Rows).Dur("took", time.Since(incident.BeganAt)).
 			Msg("the slot is complete again; every event that it had lost is delivered")
 	}
 	p.log.Info().Int64("rows", rows).Dur("took", time.Since(began)).Msg("backfill is complete")

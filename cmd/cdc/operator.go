@@ -1,0 +1,143 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"strings"
+	"time"
+	"unicode"
+
+	"github.com/dustin/go-humanize"
+	"github.com/jackc/pgx/v5/pgxpool"
+	"golang.org/x/term"
+
+	"github.com/sluicebox/sluicebox/internal/cli"
+	"github.com/sluicebox/sluicebox/internal/ledger"
+	"github.com/sluicebox/sluicebox/internal/pipeline"
+)
+
+// operate calls do with the ledger of the stream, for a command that needs Postgres alone. Its errors say what to do about them.
+func (p *postgres) operate(ctx context.Context, do func(*ledger.Ledger) error) error {
+	const conns = 1
+	config, err := p.config(conns)
+	if err != nil {
+		return err
+	}
+	config.ConnConfig.RuntimeParams["application_name"] = "cdc"
+	config.ConnConfig.RuntimeParams["timezone"] = "UTC" // of the times inside of JSON, which Postgres writes
+	pool, err := pgxpool.NewWithConfig(ctx, config)
+	if err != nil {
+		return fmt.Errorf("open Postgres: %w", err)
+	}
+	defer pool.Close()
+	schema, table := p.outbox()
+	err = checkSchema(ctx, pool)
+	if err == nil {
+		err = do(ledger.New(pool, p.Slot, schema, table))
+	}
+	return explain(err)
+}
+
+func checkSchema(ctx context.Context, pool *pgxpool.Pool) error {
+	ctx, cancel := context.WithTimeout(ctx, 20*time.Second)
+	defer cancel()
+	err := schemaVersion(ctx, pool)
+	if errors.Is(err, errNotMigrated) {
+		return &cli.Exit{Code: cli.CodePreflight, Err: err, Hint: "run `cdc migrate`"}
+	}
+	return err
+}
+
+// explain adds what an operator can do about an error of Postgres.
+func explain(err error) error {
+	if err == nil || errors.As(err, new(*cli.Exit)) {
+		return err
+	}
+	err = final(err)
+	if hint := pipeline.Hint(err); hint != "" && !errors.As(err, new(*cli.Exit)) {
+		return &cli.Exit{Code: cli.CodeError, Err: err, Hint: hint}
+	}
+	return err
+}
+
+func printJSON(out io.Writer, value any) error {
+	encoder := json.NewEncoder(out)
+	encoder.SetIndent("", "  ")
+	encoder.SetEscapeHTML(false)
+	if err := encoder.Encode(value); err != nil {
+		return fmt.Errorf("print JSON: %w", err)
+	}
+	return nil
+}
+
+func isTerminal(file *os.File) bool { return term.IsTerminal(int(file.Fd())) }
+
+// Colours of a terminal.
+const (
+	red    = 31
+	green  = 32
+	yellow = 33
+)
+
+// paint colours text on a terminal.
+func paint(file *os.File, colour int, text string) string {
+	if !isTerminal(file) || os.Getenv("NO_COLOR") != "" {
+		return text
+	}
+	return fmt.Sprintf("\x1b[%dm%s\x1b[0m", colour, text)
+}
+
+// span writes a duration as coarsely as people say it: 0.4 s, 45 s, 3 min, 2 h 5 min, 3 d 4 h.
+func span(d time.Duration) string {
+	d = max(d, 0)
+	switch {
+	case d < 10*time.Second:
+		return fmt.Sprintf("%.1f s", d.Seconds())
+	case d < 2*time.Minute:
+		return fmt.Sprintf("%d s", d/time.Second)
+	case d < 2*time.Hour:
+		return fmt.Sprintf("%d min", d/time.Minute)
+	case d < 48*time.Hour:
+		return fmt.Sprintf("%d h %d min", d/time.Hour, d%time.Hour/time.Minute)
+	default:
+		return fmt.Sprintf("%d d %d h", d/(24*time.Hour), d%(24*time.Hour)/time.Hour)
+	}
+}
+
+// size writes a number of bytes with a unit, as 1.2 MB, which is 1.2·1000².
+func size(bytes int64) string {
+	if bytes < 0 {
+		return "-" + humanize.Bytes(uint64(-bytes))
+	}
+	return humanize.Bytes(uint64(bytes))
+}
+
+// rowCount writes a number of rows: 1 row, 12,345 rows.
+func rowCount(n int64) string {
+	if n == 1 {
+		return "1 row"
+	}
+	return humanize.Comma(n) + " rows"
+}
+
+// stamp writes a time in UTC. Logs are in UTC too.
+func stamp(t time.Time) string { return t.UTC().Format(time.DateTime) }
+
+// oneLine makes text that others wrote fit into a line of a table, of at most limit characters (0: any number). Control
+// characters could do anything to a terminal.
+func oneLine(text string, limit int) string {
+	clean := []rune(strings.Map(func(r rune) rune {
+		if unicode.IsControl(r) {
+			return ' '
+		}
+		return r
+	}, text))
+	if limit > 0 && len(clean) > limit {
+		return string(clean[:limit-1]) + "…"
+	}
+	return string(clean)
+}
