@@ -13,7 +13,8 @@ type grammar struct {
 	Run     runCommand     `cmd:"" help:"Stream committed events into ClickHouse until told to stop."`
 	Migrate migrateCommand `cmd:"" help:"Create or update the tables of both databases, and the publication."`
 
-	Status statusCommand `cmd:"" help:"One look at how delivery is, from Postgres alone."`
+	Status     statusCommand     `cmd:"" help:"One look at how delivery is, from Postgres alone."`
+	Quarantine quarantineCommand `cmd:"" help:"Rows that ClickHouse can't take: list, show, retry, drop."`
 }
 
 func main() {

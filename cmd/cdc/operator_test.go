@@ -92,9 +92,17 @@ func TestOperatorErrors(t *testing.T) {
 	t.Run("a database that is not migrated is told of, with code 3", func(t *testing.T) {
 		t.Parallel()
 		l := lineOn(t, testdb.New(t))
-		for _, args := range [][]string{{"status"}} {
+		for _, args := range [][]string{{"status"}, {"quarantine", "list"}} {
 			l.operate(t, args...).want(t, 3, "run `cdc migrate`")
 		}
+	})
+	t.Run("rows are to be named, or all of them meant", func(t *testing.T) {
+		t.Parallel()
+		l := newLine(t)
+		for _, args := range []string{"retry", "drop --yes", "retry 1 --all", "drop 1 --all --yes"} {
+			l.operate(t, append([]string{"quarantine"}, strings.Fields(args)...)...).want(t, 2, "one of the two")
+		}
+		l.operate(t, "quarantine", "drop", "1", "--reason-like", "x", "--yes").want(t, 2, "pass --all with it")
 	})
 }
 

@@ -57,8 +57,9 @@ func TestLeastPrivilege(t *testing.T) {
 	l.write(t, 10, 10)
 	l.exec(t, `ALTER PUBLICATION sluicebox ADD TABLE event_outbox`)
 	l.allMarked(t) // the slot was dropped and created again with these rights
+	l.exec(t, `INSERT INTO sluicebox.quarantine (slot, id, reason, lsn, ordinal) VALUES ($1, 1, 'planted', '0/0', 0)`, l.slot)
 	for _, args := range []string{
-		"status",
+		"status", "quarantine list", "quarantine show 1", "quarantine drop 1 --yes", "quarantine retry 1 --wait 0s",
 	} {
 		cmd := l.operator(t, strings.Fields(args)...)
 		cmd.Env = append(cmd.Env, "DATABASE_URL="+sql)

@@ -122,6 +122,11 @@ func (lead *Lead) Close(ctx context.Context) {
 // lockKey is the pair of keys of a stream's advisory lock: a constant of ours ("slui" in ASCII), and the slot.
 const lockKey = `1936487785, hashtext($1)`
 
+// holdsLock are the sessions that have it.
+const holdsLock = `pg_locks WHERE locktype = 'advisory' AND granted AND objsubid = 2
+    AND database = (SELECT oid FROM pg_database WHERE datname = current_database())
+    AND classid = 1936487785::oid AND objid = (hashtext($1)::bigint & 4294967295)::oid`
+
 func (l *Ledger) lock(ctx context.Context, conn *pgxpool.Conn) (locked bool, err error) {
 	if err := conn.QueryRow(ctx, `SELECT pg_try_advisory_lock(`+lockKey+`)`, l.slot).Scan(&locked); err != nil {
 		return false, fmt.Errorf("lock the stream: %w", err)
@@ -161,9 +166,7 @@ func (l *Ledger) terminate(ctx context.Context, conn *pgxpool.Conn) error {
 SELECT pg_terminate_backend(pid, 5000) FROM (
     SELECT active_pid AS pid FROM pg_replication_slots WHERE slot_name = $1 AND active_pid IS NOT NULL
     UNION
-    SELECT pid FROM pg_locks WHERE locktype = 'advisory' AND granted AND objsubid = 2
-       AND database = (SELECT oid FROM pg_database WHERE datname = current_database())
-       AND classid = 1936487785::oid AND objid = (hashtext($1)::bigint & 4294967295)::oid
+    SELECT pid FROM `+holdsLock+`
 ) s WHERE pid <> pg_backend_pid()`, l.slot)
 	if err != nil {
 		return fmt.Errorf("end the sessions of the leader whose lease is stale: %w", err)

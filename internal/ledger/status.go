@@ -119,10 +119,7 @@ func (l *Ledger) Status(ctx context.Context) (*Status, error) {
 }
 
 // leads says whether somebody leads the stream of row s. A lease alone would still name a daemon that was killed; its lock is gone.
-const leads = `s.holder IS NOT NULL AND EXISTS (
-           SELECT FROM pg_locks WHERE locktype = 'advisory' AND granted AND objsubid = 2
-              AND database = (SELECT oid FROM pg_database WHERE datname = current_database())
-              AND classid = 1936487785::oid AND objid = (hashtext($1)::bigint & 4294967295)::oid)`
+const leads = `s.holder IS NOT NULL AND EXISTS (SELECT FROM ` + holdsLock + `)`
 
 // Leads says whether a daemon leads the stream.
 func (l *Ledger) Leads(ctx context.Context) (leading bool, err error) {
