@@ -15,6 +15,7 @@ type grammar struct {
 
 	Status     statusCommand     `cmd:"" help:"One look at how delivery is, from Postgres alone."`
 	Quarantine quarantineCommand `cmd:"" help:"Rows that ClickHouse can't take: list, show, retry, drop."`
+	Audit      auditCommand      `cmd:"" help:"Prove that both databases hold the same events, or name those that differ."`
 }
 
 func main() {

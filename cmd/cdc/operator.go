@@ -74,7 +74,11 @@ func printJSON(out io.Writer, value any) error {
 	return nil
 }
 
-func isTerminal(file *os.File) bool { return term.IsTerminal(int(file.Fd())) }
+// isTerminal says whether a person watches a stream.
+func isTerminal(w io.Writer) bool {
+	file, ok := w.(*os.File)
+	return ok && term.IsTerminal(int(file.Fd()))
+}
 
 // Colours of a terminal.
 const (
@@ -84,8 +88,8 @@ const (
 )
 
 // paint colours text on a terminal.
-func paint(file *os.File, colour int, text string) string {
-	if !isTerminal(file) || os.Getenv("NO_COLOR") != "" {
+func paint(w io.Writer, colour int, text string) string {
+	if !isTerminal(w) || os.Getenv("NO_COLOR") != "" {
 		return text
 	}
 	return fmt.Sprintf("\x1b[%dm%s\x1b[0m", colour, text)

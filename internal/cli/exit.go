@@ -20,6 +20,7 @@ const (
 	CodePreflight = 3 // a database is not as it must be, and somebody has to change that
 	CodeFenced    = 4 // a successor took over
 	CodeHalted    = 5 // halted to keep data safe; starting again would not be safe
+	CodeDiffers   = 6 // an audit found events that are not the same in both databases
 )
 
 // Exit is an error that decides the exit code and tells the operator what to do.
