@@ -17,8 +17,6 @@ import (
 	"github.com/sluicebox/sluicebox/internal/testdb"
 )
 
-func TestMain(m *testing.M) { testdb.Main(m) }
-
 const slot = "audited"
 
 // pair is both databases, with a stream that a daemon once led.
