@@ -211,7 +211,6 @@ func TestAuditWhileDelivering(t *testing.T) {
 }
 
 func TestAuditRepair(t *testing.T) {
-	t.Skip("the daemon does not take redeliveries yet")
 	t.Parallel()
 	l := newLine(t)
 	d := l.start(t)

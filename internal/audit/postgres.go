@@ -77,13 +77,12 @@ WHERE name IN ('statement_timeout', 'idle_in_transaction_session_timeout', 'tran
 	return nil
 }
 
-// canonical is the SQL of an event as text, of the columns that are compared. It is the same to the byte as clickHouse.canonical;
-// the trace id is what internal/sink makes of a traceparent. The separator is a character that JSON has to escape.
+// canonical is the SQL of an event as text, of the columns that are compared. It is the same to the byte as clickHouse.canonical.
+// The separator is a character that JSON has to escape.
 func (p *postgres) canonical(compared map[string]bool) string {
 	trace := `''`
 	if p.trace {
-		trace = `CASE WHEN o.trace_context LIKE '%-%-%' AND octet_length(split_part(o.trace_context, '-', 2)) = 32
-            THEN split_part(o.trace_context, '-', 2) ELSE '' END`
+		trace = traceID
 	}
 	text := []string{`o.id::text`}
 	for _, column := range []struct{ name, sql string }{
@@ -100,6 +99,12 @@ func (p *postgres) canonical(compared map[string]bool) string {
 	}
 	return strings.Join(text, ` || E'\x1f' || `)
 }
+
+// traceID is the trace id of a valid W3C traceparent, and empty for any other text.
+const traceID = `CASE WHEN octet_length(o.trace_context) BETWEEN 55 AND 255
+              AND o.trace_context ~ '^(00-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}|(?!00|ff)[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}(-[!-~]*)?)$'
+              AND substr(o.trace_context, 4, 32) <> repeat('0', 32) AND substr(o.trace_context, 37, 16) <> repeat('0', 16)
+            THEN substr(o.trace_context, 4, 32) ELSE '' END`
 
 // microsOf is microseconds since 1970; 0 for an infinite time, which ClickHouse can't have.
 func microsOf(column string) string {
