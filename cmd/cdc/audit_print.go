@@ -28,7 +28,7 @@ func printReport(w io.Writer, report *audit.Report) error {
 	for _, column := range report.NotCompared {
 		fmt.Fprintf(out, "not compared: %s\n", column)
 	}
-	if r := report.Repair; r != nil {
+	if r := report.Repair; r != nil && r.Requested > 0 {
 		fmt.Fprintf(out, "repair: asked for %s, %s are in ClickHouse now", number(r.Requested), number(r.Restored))
 		if r.Stopped != "" {
 			fmt.Fprintf(out, "; not waited for: %s", r.Stopped)

@@ -143,6 +143,43 @@ func TestAudit(t *testing.T) {
 			}
 		}
 	})
+	t.Run("it needs no more than to read, and a repair no more than to ask", func(t *testing.T) {
+		t.Parallel()
+		l := newLine(t)
+		d := l.start(t)
+		l.write(t, 100, 100)
+		l.allMarked(t)
+		d.stop(t)
+		l.execClickHouse(t, `DELETE FROM event_log WHERE id = 7`)
+		role := strings.Replace(l.slot, "slot", "audit", 1)
+		for _, statement := range []string{
+			`CREATE ROLE ` + role + ` LOGIN PASSWORD 'audit'`,
+			`GRANT SELECT ON event_outbox TO ` + role,
+			`GRANT USAGE ON SCHEMA sluicebox TO ` + role,
+			`GRANT SELECT ON ALL TABLES IN SCHEMA sluicebox TO ` + role,
+		} {
+			l.exec(t, statement)
+		}
+		t.Cleanup(func() {
+			if _, err := l.pg.Exec(context.Background(), `DROP OWNED BY `+role+`; DROP ROLE `+role); err != nil { //nolint:usetesting // cleaning up
+				t.Error(err)
+			}
+		})
+		as, err := url.Parse(l.db.PostgresURL)
+		if err != nil {
+			t.Fatal(err)
+		}
+		as.User = url.UserPassword(role, "audit")
+		l.wantAudit(t, 6, "differs", "--database-url", as.String())
+		if code, stdout, stderr := l.audit(t, "--repair", "--database-url", as.String()); code != 3 || !strings.Contains(stderr, "redelivery") {
+			t.Errorf("code %d for a repair by a role that may not ask:\n%s%s", code, stdout, stderr)
+		}
+		l.exec(t, `GRANT INSERT ON sluicebox.redelivery TO `+role)
+		report := l.wantAudit(t, 6, "differs", "--repair", "--database-url", as.String())
+		if r := report.Repair; r == nil || r.Requested != 1 {
+			t.Errorf("repair: %+v", r)
+		}
+	})
 	t.Run("an audit that is stopped does not end with 0", func(t *testing.T) {
 		t.Parallel()
 		l := newLine(t)

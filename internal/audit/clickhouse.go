@@ -2,6 +2,7 @@ package audit
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"slices"
 	"strconv"
@@ -285,7 +286,7 @@ func (c *clickHouse) query(ctx context.Context, what string, progress func(float
 	}
 	rows, err := c.conn.Query(clickhouse.Context(ctx, options...), sql, args...)
 	if err != nil {
-		return fmt.Errorf("%s: %w", what, err)
+		return fmt.Errorf("%s: %w", what, explain(err))
 	}
 	defer func() { _ = rows.Close() }() // rows.Err tells
 	for rows.Next() {
@@ -297,6 +298,22 @@ func (c *clickHouse) query(ctx context.Context, what string, progress func(float
 		return fmt.Errorf("%s: %w", what, err)
 	}
 	return nil
+}
+
+// explain makes a [SetupError] of what the user is not allowed to do.
+func explain(err error) error {
+	exception, ok := errors.AsType[*clickhouse.Exception](err)
+	if !ok {
+		return err
+	}
+	const notGranted, readonly = 497, 164
+	switch exception.Code {
+	case notGranted:
+		return setupError("grant the user SELECT on the table", "%s", exception.Message)
+	case readonly:
+		return setupError("give the user readonly = 2 instead of 1: it reads, but may bound time and memory of its queries", "%s", exception.Message)
+	}
+	return err
 }
 
 func quote(identifier string) string {

@@ -2,10 +2,14 @@ package audit
 
 import (
 	"context"
+	"errors"
+	"fmt"
 	"math"
+	"strings"
 	"testing"
 	"time"
 
+	"github.com/ClickHouse/clickhouse-go/v2"
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgxpool"
 
@@ -112,5 +116,17 @@ func TestTimeouts(t *testing.T) {
 	}
 	if err := pool.QueryRow(t.Context(), show).Scan(&timeout, &readOnly); err != nil || timeout != "1h" {
 		t.Errorf("afterwards: statement_timeout %s, %v; want 1h", timeout, err)
+	}
+}
+
+// TestExplain is about rights, which the embedded ClickHouse can't take from a user.
+func TestExplain(t *testing.T) {
+	t.Parallel()
+	for code, want := range map[int32]string{497: "SELECT", 164: "readonly = 2", 60: ""} {
+		refused := fmt.Errorf("query: %w", &clickhouse.Exception{Code: code, Message: "refused"})
+		setup, ok := errors.AsType[*SetupError](explain(refused))
+		if ok != (want != "") || ok && !strings.Contains(setup.Hint, want) {
+			t.Errorf("code %d: %+v, want a hint with %q", code, setup, want)
+		}
 	}
 }
