@@ -12,6 +12,7 @@ import (
 
 	"github.com/sluicebox/sluicebox/internal/audit"
 	"github.com/sluicebox/sluicebox/internal/cli"
+	"github.com/sluicebox/sluicebox/internal/ledger"
 	"github.com/sluicebox/sluicebox/internal/pipeline"
 	"github.com/sluicebox/sluicebox/internal/sink"
 )
@@ -127,7 +128,12 @@ func (c *auditCommand) audit(ctx context.Context) (*audit.Report, error) {
 	if err != nil || !c.Repair {
 		return report, err
 	}
-	return report, a.Repair(ctx, c.Wait)
+	if err := a.Repair(ctx, c.Wait); err != nil || !report.Same() || !c.Since.IsZero() || !c.Until.IsZero() {
+		return report, err
+	}
+	// ClickHouse has everything: whatever it had lost, it has lost no more.
+	_, err = ledger.New(pool, c.Slot, schema, table).EndClickHouse(ctx)
+	return report, err
 }
 
 // auditExit makes an exit of an error that says what somebody has to change.

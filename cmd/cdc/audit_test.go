@@ -203,7 +203,7 @@ func TestAudit(t *testing.T) {
 		if err := d.cmd.Process.Signal(syscall.SIGINT); err != nil {
 			t.Fatal(err)
 		}
-		if code := d.end(t); code != 1 || !strings.Contains(d.text(), "nothing is known") {
+		if code := d.end(t); code != 1 || !strings.Contains(d.text(), "stopped before the end of the audit") {
 			t.Errorf("code %d:\n%s", code, d.text())
 		}
 	})

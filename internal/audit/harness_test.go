@@ -34,37 +34,34 @@ func newPair(tb testing.TB) *pair {
 	return p
 }
 
-// delivered is a pair with n events, 4000 a day from 2026-03-01 on, that are on both sides.
+// delivered is a pair with n events, 4000 a day from 2026-03-01 on, that are on both sides. They are old, so what differs is
+// believed at once.
 func delivered(tb testing.TB, n int) *pair {
 	tb.Helper()
 	p := newPair(tb)
-	p.write(tb, n)
-	p.deliver(tb, n)
+	p.exec(tb, insertEvents, 1, n, true)
+	p.exec(tb, `VACUUM (ANALYZE) event_outbox`)
+	p.execClickHouse(tb, copyEvents(1, n))
 	return p
 }
 
-// write commits n events that are processed.
-func (p *pair) write(tb testing.TB, n int) {
-	tb.Helper()
-	p.exec(tb, `
+// insertEvents commits events whose ids are those of a range, the next ones; the last parameter is whether they are processed.
+const insertEvents = `
 INSERT INTO event_outbox (event_type, event_date_time, environment, event_context, trace_context, processed, processed_at)
 SELECT 'user has been created', '2026-03-01 00:00:00+00'::timestamptz + n * interval '21.6 seconds', 'production',
        jsonb_build_object('n', n, 'text', repeat('x', 150), 'email', 'person' || n || '@example.com'),
-       '00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01', true, now() - interval '1 day'
-FROM generate_series(1, $1::bigint) n`, n)
-	p.exec(tb, `VACUUM (ANALYZE) event_outbox`)
-}
+       '00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01', $3, now() - interval '1 day'
+FROM generate_series($1::bigint, $2::bigint) n`
 
-// deliver puts what write writes into ClickHouse, by ClickHouse itself: it is fast.
-func (p *pair) deliver(tb testing.TB, n int) {
-	tb.Helper()
-	p.execClickHouse(tb, fmt.Sprintf(`
+// copyEvents is the statement by which ClickHouse makes the same events itself, which is fast.
+func copyEvents(low, high int) string {
+	return fmt.Sprintf(`
 INSERT INTO event_log (source, id, event_type, event_date_time, environment, event_context, metadata_version, trace_id, lsn, ordinal, ingested_at)
-SELECT '%s', number + 1 AS n, 'user has been created',
+SELECT '%s', number AS n, 'user has been created',
        fromUnixTimestamp64Micro(toInt64(toUnixTimestamp('2026-03-01 00:00:00', 'UTC')) * 1000000 + toInt64(n) * 21600000, 'UTC'), 'production',
        concat('{"n": ', toString(n), ', "text": "', repeat('x', 150), '", "email": "person', toString(n), '@example.com"}'), 1,
        '4bf92f3577b34da6a3ce929d0e0e4736', n, 1, now64(3) - INTERVAL 1 DAY
-FROM numbers(%d) SETTINGS max_partitions_per_insert_block = 1000`, slot, n))
+FROM numbers(%d, %d) SETTINGS max_partitions_per_insert_block = 1000`, slot, low, high-low+1)
 }
 
 func (p *pair) exec(tb testing.TB, sql string, args ...any) {
@@ -149,17 +146,21 @@ func wantFound(t *testing.T, report *audit.Report, want map[audit.Kind][]string)
 
 func none() map[audit.Kind][]string { return map[audit.Kind][]string{} }
 
-// cutter passes connections on to a server until it has passed so many bytes back on one of them; then all is cut, for good.
-type cutter struct {
-	limit    int64
-	mu       sync.Mutex
-	cut      bool
-	open     []net.Conn
-	listener net.Listener
+// link passes connections on to a server, and does harm to them.
+type link struct {
+	limit int64         // bytes from the server on one connection after which all connections are cut, once; 0: none
+	hold  chan struct{} // once armed, bytes for the server wait until it is closed
+	held  chan struct{} // closed when they wait
+
+	mu    sync.Mutex
+	armed bool
+	cut   bool
+	open  []net.Conn
+	once  sync.Once
 }
 
-// through returns the URL with the cutter in between.
-func through(tb testing.TB, address string, limit int64) (string, *cutter) {
+// through returns the URL with the link in between.
+func (l *link) through(tb testing.TB, address string) string {
 	tb.Helper()
 	u, err := url.Parse(address)
 	if err != nil {
@@ -170,17 +171,18 @@ func through(tb testing.TB, address string, limit int64) (string, *cutter) {
 	if err != nil {
 		tb.Fatal(err)
 	}
-	c := &cutter{limit: limit, listener: listener}
-	server := u.Host
-	go c.serve(context.WithoutCancel(tb.Context()), server)
-	tb.Cleanup(c.stop)
+	go l.serve(context.WithoutCancel(tb.Context()), listener, u.Host)
+	tb.Cleanup(func() {
+		_ = listener.Close()
+		l.closeAll()
+	})
 	u.Host = listener.Addr().String()
-	return u.String(), c
+	return u.String()
 }
 
-func (c *cutter) serve(ctx context.Context, server string) {
+func (l *link) serve(ctx context.Context, listener net.Listener, server string) {
 	for {
-		client, err := c.listener.Accept()
+		client, err := listener.Accept()
 		if err != nil {
 			return
 		}
@@ -190,44 +192,75 @@ func (c *cutter) serve(ctx context.Context, server string) {
 			_ = client.Close()
 			continue
 		}
-		c.mu.Lock()
-		c.open = append(c.open, client, upstream)
-		c.mu.Unlock()
-		go c.pass(upstream, client, -1)
-		go c.pass(client, upstream, c.limit)
+		l.mu.Lock()
+		l.open = append(l.open, client, upstream)
+		l.mu.Unlock()
+		go l.pass(upstream, client, l.wait)
+		go l.pass(client, upstream, l.count())
 	}
 }
 
-func (c *cutter) pass(to, from net.Conn, limit int64) {
+// pass copies until before refuses, or either end is closed; then it closes both.
+func (l *link) pass(to, from net.Conn, before func(n int) bool) {
+	defer func() { _, _ = to.Close(), from.Close() }()
 	buffer := make([]byte, 4096)
-	for passed := int64(0); limit < 0 || passed < limit; {
+	for {
 		n, err := from.Read(buffer)
-		if err != nil {
-			_, _ = to.Close(), from.Close()
+		if err != nil || !before(n) {
 			return
 		}
 		if _, err := to.Write(buffer[:n]); err != nil {
 			return
 		}
-		passed += int64(n)
 	}
-	c.mu.Lock()
-	c.cut = true
-	c.mu.Unlock()
-	c.stop()
 }
 
-func (c *cutter) stop() {
-	_ = c.listener.Close()
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	for _, conn := range c.open {
+func (l *link) arm() {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.armed = true
+}
+
+func (l *link) wait(int) bool {
+	l.mu.Lock()
+	armed := l.armed
+	l.mu.Unlock()
+	if armed {
+		l.once.Do(func() { close(l.held) })
+		<-l.hold
+	}
+	return true
+}
+
+// count returns a function that cuts all connections when one has had the bytes that it may have.
+func (l *link) count() func(n int) bool {
+	passed := int64(0)
+	return func(n int) bool {
+		passed += int64(n)
+		if l.limit == 0 || passed < l.limit {
+			return true
+		}
+		l.mu.Lock()
+		again := l.cut
+		l.cut = true
+		l.mu.Unlock()
+		if !again {
+			l.closeAll()
+		}
+		return again
+	}
+}
+
+func (l *link) closeAll() {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	for _, conn := range l.open {
 		_ = conn.Close()
 	}
 }
 
-func (c *cutter) wasCut() bool {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	return c.cut
+func (l *link) wasCut() bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.cut
 }
