@@ -162,7 +162,7 @@ func TestTimeline(t *testing.T) {
 		return ""
 	})
 	l.write(t, 100, 10)
-	l.start(t)
+	l.start(t, "CDC_INSERT_DEADLINE=2s").wait(t, "an insert whose outcome is unknown may still land")
 	l.allMarked(t)
 	if n := l.count(t, timeline, l.slot); n != 2 {
 		t.Errorf("timeline %d is recorded, want 2", n)

@@ -31,10 +31,11 @@ type runCommand struct {
 	BatchMaxBytes cli.Bytes     `env:"CDC_BATCH_MAX_BYTES" default:"16MiB" min:"1KiB" max:"128MiB" help:"Bytes that seal a batch."`
 	BatchMaxDelay time.Duration `env:"CDC_BATCH_MAX_DELAY" default:"1s" min:"1ms" max:"10m" help:"Age of its oldest event that seals a batch."`
 
-	OnPoison    string        `env:"CDC_ON_POISON" default:"quarantine" enum:"quarantine,halt" help:"What becomes of an event that ClickHouse can never take: quarantine puts it aside with the reason and goes on, halt ends the daemon."`
-	PoisonShare float64       `env:"CDC_POISON_SHARE" default:"0.01" min:"0" max:"1" help:"Share of a batch that may be put into quarantine. If more is refused, the table is taken to be wrong and the stream waits. Ten events always may."`
-	MaxSlotWAL  cli.Bytes     `env:"CDC_MAX_SLOT_WAL" name:"max-slot-wal" default:"0" help:"WAL that may wait for this daemon, while ClickHouse is down for long, before the slot is dropped to keep Postgres's disk. Its events are read from the table later. 0: no limit."`
-	Retention   time.Duration `env:"CDC_RETENTION" default:"0" help:"Age from which settled rows are removed from the outbox, at least 1m: 720h for 30 days. 0: never. Needs DELETE on the outbox."`
+	InsertDeadline time.Duration `env:"CDC_INSERT_DEADLINE" default:"5m" min:"1s" max:"1h" help:"How long ClickHouse accepts a planned batch, on its own clock. It fences inserts that were paused; after a failover of Postgres, delivery waits for that long."`
+	OnPoison       string        `env:"CDC_ON_POISON" default:"quarantine" enum:"quarantine,halt" help:"What becomes of an event that ClickHouse can never take: quarantine puts it aside with the reason and goes on, halt ends the daemon."`
+	PoisonShare    float64       `env:"CDC_POISON_SHARE" default:"0.01" min:"0" max:"1" help:"Share of a batch that may be put into quarantine. If more is refused, the table is taken to be wrong and the stream waits. Ten events always may."`
+	MaxSlotWAL     cli.Bytes     `env:"CDC_MAX_SLOT_WAL" name:"max-slot-wal" default:"0" help:"WAL that may wait for this daemon, while ClickHouse is down for long, before the slot is dropped to keep Postgres's disk. Its events are read from the table later. 0: no limit."`
+	Retention      time.Duration `env:"CDC_RETENTION" default:"0" help:"Age from which settled rows are removed from the outbox, at least 1m: 720h for 30 days. 0: never. Needs DELETE on the outbox."`
 
 	AdminAddr       cli.Addr      `env:"CDC_ADMIN_ADDR" default:"127.0.0.1:8081" help:"Metrics and health."`
 	TakeoverAfter   time.Duration `env:"CDC_TAKEOVER_AFTER" default:"30s" min:"3s" max:"1h" help:"Silence of a leading daemon after which a standby takes over, even if its connections are still open. One that is killed is replaced at once."`
@@ -54,7 +55,7 @@ changed first (a password, wal_level, a missing privilege, a schema of a newer r
 // Validate checks what the types of the settings can't.
 func (c *runCommand) Validate() error {
 	problems := []error{c.databases.Validate()}
-	if client, err := sink.New(string(c.ClickHouseURL), c.TargetTable, c.Slot); err != nil {
+	if client, err := sink.New(string(c.ClickHouseURL), c.TargetTable, c.Slot, c.InsertDeadline); err != nil {
 		problems = append(problems, errors.New("CLICKHOUSE_URL: not a ClickHouse URL such as clickhouse://user:password@host:9000/database"))
 	} else {
 		problems = append(problems, client.Close())
@@ -105,7 +106,7 @@ func (c *runCommand) open(ctx context.Context) (*pgxpool.Pool, *sink.ClickHouse,
 	if err != nil {
 		return nil, nil, fmt.Errorf("open Postgres: %w", err)
 	}
-	client, err := sink.New(string(c.ClickHouseURL), c.TargetTable, c.Slot)
+	client, err := sink.New(string(c.ClickHouseURL), c.TargetTable, c.Slot, c.InsertDeadline)
 	if err != nil {
 		pool.Close()
 		return nil, nil, err

@@ -26,6 +26,9 @@ const (
 	ByRequest   Cause = "request" // an operator asked for its rows
 )
 
+// Requested says whether an operator asked for the rows: they are not the stream's next ones.
+func (b *Batch) Requested() bool { return b.End == outbox.Position{} }
+
 // Rejected is a row that ClickHouse can never take. It goes to the quarantine, its neighbours are delivered.
 type Rejected struct {
 	ID       int64
@@ -75,23 +78,23 @@ func Partition(t time.Time) int {
 	return t.Year()*100 + int(t.Month())
 }
 
-// Event times that a DateTime64(6) column holds in every supported version and that the client encodes exactly.
+// Event times, from MinTime up to MaxTime, that a DateTime64(6) column holds in every supported version and that the client encodes exactly.
 // Beyond them values wrap without a word (FACTS C11), so such rows are rejected.
 //
 //nolint:gochecknoglobals // constants of a type that can't be constant
 var (
-	minTime = time.Date(1900, 1, 1, 0, 0, 0, 0, time.UTC)
-	maxTime = time.Date(2262, 4, 11, 0, 0, 0, 0, time.UTC)
+	MinTime = time.Date(1900, 1, 1, 0, 0, 0, 0, time.UTC)
+	MaxTime = time.Date(2262, 4, 11, 0, 0, 0, 0, time.UTC)
 )
 
-// reject says why a row can never be delivered; empty: it can.
-func reject(r *outbox.Row) string {
+// Reject says why a row can never be delivered; empty: it can.
+func Reject(r *outbox.Row) string {
 	switch {
 	case r.Invalid != "":
 		return r.Invalid
 	case r.ID < 0:
 		return "id is negative; event_log.id holds 0 and up"
-	case r.Time.Before(minTime) || !r.Time.Before(maxTime):
+	case r.Time.Before(MinTime) || !r.Time.Before(MaxTime):
 		return "event_date_time is outside of 1900-01-01 to 2262-04-10, what ClickHouse's DateTime64(6) can hold"
 	case r.MetadataVersion < 0:
 		return "metadata_version is negative; event_log.metadata_version holds 0 and up"

@@ -126,7 +126,7 @@ func TestReject(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			if reason := reject(c.row); (reason != "") != c.bad {
+			if reason := Reject(c.row); (reason != "") != c.bad {
 				t.Errorf("reject gave %q", reason)
 			}
 		})

@@ -34,7 +34,7 @@ func (b *Builder) Due() time.Time { return b.since.Add(b.limits.Delay) }
 
 // Before says whether the batch must be sealed before a row is added, and why; empty: it need not.
 func (b *Builder) Before(r *outbox.Row) Cause {
-	if len(b.next.Rows) == 0 || reject(r) != "" {
+	if len(b.next.Rows) == 0 || Reject(r) != "" {
 		return ""
 	}
 	if Partition(r.Time) != b.next.Partition {
@@ -56,7 +56,7 @@ func (b *Builder) Add(r *outbox.Row) {
 		b.since = time.Now()
 	}
 	b.next.End = r.Position
-	if reason := reject(r); reason != "" {
+	if reason := Reject(r); reason != "" {
 		b.next.Rejected = append(b.next.Rejected, Rejected{ID: r.ID, Position: r.Position, Reason: reason})
 		return
 	}

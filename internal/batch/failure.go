@@ -7,6 +7,8 @@ type Class string
 const (
 	// Unknown: the rows may or may not be stored, now or later. The same rows go again, with the same token.
 	Unknown Class = "unknown"
+	// Unlisted: ClickHouse answered with a code that is in no list. Mostly nothing was stored; it may be the content all the same.
+	Unlisted Class = "unlisted"
 	// Configuration: the table, a grant or a setting is wrong. Nothing was stored. Waits for the operator.
 	Configuration Class = "configuration"
 	// Data: ClickHouse refuses the content. Nothing was stored.

@@ -200,15 +200,17 @@ DELETE FROM sluicebox.batch WHERE slot = $1 AND state = 'settled'
 // Delivered returns one row of each of the newest settled batches, n at most, newest first: what ClickHouse must have. Each comes
 // twice, with the positions that it lies between. Batches of months that were long over when they were delivered are left out, since
 // those may have expired in ClickHouse; and, unless asked for, those of a backfill, whose rows may have been there before, at others.
+// While it is known that ClickHouse has lost some, the batches of before that count.
 func (l *Ledger) Delivered(ctx context.Context, n int, backfilled bool) ([]outbox.Row, error) {
 	ctx, cancel := context.WithTimeout(ctx, statementTimeout)
 	defer cancel()
 	rows, err := l.pool.Query(ctx, `
-SELECT lower(ids), coalesce((SELECT end_lsn FROM sluicebox.batch p WHERE p.slot = b.slot AND p.seq < b.seq AND p.end_lsn > '0/0'
-                              ORDER BY p.seq DESC LIMIT 1), '0/0')::text, end_lsn::text
-FROM sluicebox.batch b
+SELECT lower(b.ids), coalesce((SELECT end_lsn FROM sluicebox.batch p WHERE p.slot = b.slot AND p.seq < b.seq AND p.end_lsn > '0/0'
+                               ORDER BY p.seq DESC LIMIT 1), '0/0')::text, greatest(s.settled_lsn, b.end_lsn)::text
+FROM sluicebox.batch b JOIN sluicebox.stream s USING (slot)
 WHERE slot = $1 AND state = 'settled' AND rows > 0 AND end_lsn > '0/0' AND settled_at > now() - interval '7 days'
   AND partition >= to_char(settled_at - interval '1 month', 'YYYYMM')::int AND (end_ordinal > 0 OR $3)
+  AND settled_at < coalesce((SELECT began_at FROM sluicebox.incident i WHERE i.slot = $1 AND i.kind = 'clickhouse' AND i.ended_at IS NULL), 'infinity')
 ORDER BY seq DESC LIMIT $2`, l.slot, n, backfilled)
 	if err != nil {
 		return nil, fmt.Errorf("look for settled batches: %w", err)

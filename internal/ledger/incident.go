@@ -41,6 +41,11 @@ WHERE slot = $1 AND epoch = $2`, l.slot, l.epoch, lsnText(start), s.SystemIdenti
 	if err != nil {
 		return nil, err
 	}
+	return l.EndLoss(ctx, start)
+}
+
+// EndLoss ends the incident of a slot that is complete from start on.
+func (l *Ledger) EndLoss(ctx context.Context, start uint64) (*Incident, error) {
 	return l.end(ctx, `kind <> 'clickhouse'`, lsnText(start))
 }
 

@@ -157,7 +157,16 @@ FROM sluicebox.stream s WHERE s.slot = $1`, l.slot).Scan(&s.Holder, &held, &age,
 		return nil, false, fmt.Errorf("look for the leader of the stream: %w", err)
 	}
 	s.Age = time.Duration(age * float64(time.Second))
-	return &s, held && s.Age > takeoverAfter, nil
+	if !held || s.Age <= takeoverAfter {
+		return &s, false, nil
+	}
+	// While a statement of the leader runs, it holds the row and can't renew the lease; Postgres ends the statement, one way or the other.
+	var free int
+	err = conn.QueryRow(ctx, `SELECT count(*) FROM (SELECT FROM sluicebox.stream WHERE slot = $1 FOR UPDATE SKIP LOCKED) s`, l.slot).Scan(&free)
+	if err != nil {
+		return nil, false, fmt.Errorf("look for the leader of the stream: %w", err)
+	}
+	return &s, free > 0, nil
 }
 
 // terminate ends the sessions of a leader whose lease is stale: the one that reads the slot and the one that holds the lock.

@@ -116,11 +116,27 @@ func (l *Ledger) State(ctx context.Context) (State, error) {
 }
 
 // Heartbeat renews the lease. It alone does not wait for synchronous standbys: a lease need not survive a failover, and a
-// missing standby must not cost the lead.
+// missing standby must not cost the lead. Nor does it wait for a plan or a settlement of ours, which holds the row for as long as it
+// takes: a row that is held is a lease that is not stale, see [Ledger.TryLead].
 func (l *Ledger) Heartbeat(ctx context.Context) error {
-	return l.fenced(ctx, "renew the lease", `
-UPDATE sluicebox.stream SET heartbeat_at = clock_timestamp()
-WHERE slot = $1 AND epoch = $2 AND set_config('synchronous_commit', 'local', true) <> ''`, l.slot, l.epoch)
+	ctx, cancel := context.WithTimeout(ctx, statementTimeout)
+	defer cancel()
+	var epoch int64
+	err := l.pool.QueryRow(ctx, `
+WITH mine AS (
+    SELECT slot FROM sluicebox.stream WHERE slot = $1 AND epoch = $2 AND set_config('synchronous_commit', 'local', true) <> ''
+    FOR NO KEY UPDATE SKIP LOCKED
+), beat AS (
+    UPDATE sluicebox.stream s SET heartbeat_at = clock_timestamp() FROM mine WHERE s.slot = mine.slot
+)
+SELECT epoch FROM sluicebox.stream WHERE slot = $1`, l.slot, l.epoch).Scan(&epoch)
+	if err != nil {
+		return fmt.Errorf("renew the lease: %w", err)
+	}
+	if epoch != l.epoch {
+		return ErrFenced
+	}
+	return nil
 }
 
 // Allow stores that everything before lsn may be acknowledged.

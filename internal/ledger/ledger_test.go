@@ -183,6 +183,18 @@ func TestFence(t *testing.T) {
 			t.Errorf("%s: error is %v, want ErrFenced", name, err)
 		}
 	}
+	if _, err := pool.Exec(t.Context(), `INSERT INTO sluicebox.redelivery (slot, id) VALUES ($1, 1000000)`, slot); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := old.Requested(t.Context(), outbox.Position{}, 10, 1000); err != nil {
+		t.Fatal(err)
+	}
+	if err := old.ForgetRequests(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if has, err := old.HasRequests(t.Context()); err != nil || !has {
+		t.Errorf("a fenced daemon has forgotten a request, %v", err)
+	}
 	state, err := old.State(t.Context())
 	if err != nil || state.AckedLSN != 0 || processed(t, pool) != 0 {
 		t.Errorf("a fenced daemon changed %+v, %v, %d rows", state, err, processed(t, pool))

@@ -89,22 +89,30 @@ func (l *Ledger) Fill(ctx context.Context, u *Unfinished) (unseen []batch.Reject
 // ErrUnprintable says that a row is more text than Postgres can print, 1 GiB: neither the stream nor a query gives it to anybody.
 var ErrUnprintable = errors.New("a row of the outbox is more text than Postgres can print")
 
-// Unprintable puts the first unprocessed row after an id into quarantine, because Postgres failed to print it to [Snapshot.Rows], and
-// returns its id.
+// Unprintable puts the first unprocessed row after an id that Postgres can't print into quarantine, because it failed to print one to
+// [Snapshot.Rows], and returns its id. Rows that came after the snapshot are passed over.
 func (l *Ledger) Unprintable(ctx context.Context, after int64) (id int64, err error) {
-	ctx, cancel := context.WithTimeout(ctx, settleTimeout)
-	defer cancel()
-	err = l.pool.QueryRow(ctx, `
+	for id = after; ; {
+		var next *int64
+		err := l.pool.QueryRow(ctx, `SELECT min(id) FROM `+l.outbox()+` o WHERE id > $2 AND `+unprocessed, l.slot, id).Scan(&next)
+		if err != nil {
+			return 0, fmt.Errorf("look for a row that can't be printed: %w", err)
+		}
+		if next == nil {
+			return 0, errors.New("look for a row that can't be printed: each can be now")
+		}
+		id = *next
+		err = l.rows(ctx, l.pool, `WHERE id = $1`, func(*outbox.Row) error { return nil }, id)
+		if errors.Is(err, ErrUnprintable) {
+			break
+		}
+		if err != nil {
+			return 0, err
+		}
+	}
+	return id, l.fenced(ctx, "put a row that can't be printed into quarantine", `
 INSERT INTO sluicebox.quarantine (slot, id, reason, lsn, ordinal)
-SELECT s.slot, (SELECT min(id) FROM `+l.outbox()+` o WHERE id > $3 AND `+unprocessed+`), $4, s.settled_lsn, 0
-FROM sluicebox.stream s WHERE s.slot = $1 AND s.epoch = $2 RETURNING id`, l.slot, l.epoch, after, ErrUnprintable.Error()).Scan(&id)
-	if errors.Is(err, pgx.ErrNoRows) {
-		return 0, ErrFenced
-	}
-	if err != nil {
-		return 0, fmt.Errorf("put a row that can't be printed into quarantine: %w", err)
-	}
-	return id, nil
+SELECT slot, $3, $4, settled_lsn, 0 FROM sluicebox.stream WHERE slot = $1 AND epoch = $2`, l.slot, l.epoch, id, ErrUnprintable.Error())
 }
 
 // Unseen returns which of some rows the outbox does not show.
@@ -144,10 +152,10 @@ func (l *Ledger) Passed(ctx context.Context, horizon uint64) (passed bool, err e
 	return passed, nil
 }
 
-// Requested returns rows that operators want delivered again, limit at most, in the order of ids, at a position of the caller's. Requests
-// for rows that the outbox lacks, or that delivery will come to by itself, are forgotten: a row is fit if it was delivered before,
+// Requested returns rows that operators want delivered again, limit at most and not many more bytes than that, in the order of ids, at a
+// position of the caller's. Requests for rows that the outbox lacks, or that delivery will come to by itself, are forgotten: a row is fit if it was delivered before,
 // or put into quarantine.
-func (l *Ledger) Requested(ctx context.Context, at outbox.Position, limit int) ([]outbox.Row, error) {
+func (l *Ledger) Requested(ctx context.Context, at outbox.Position, limit, bytes int) ([]outbox.Row, error) {
 	ctx, cancel := context.WithTimeout(ctx, settleTimeout)
 	defer cancel()
 	const fit = `(o.processed OR EXISTS (SELECT FROM sluicebox.quarantine q WHERE q.slot = $1 AND q.id = o.id))`
@@ -162,13 +170,18 @@ DELETE FROM sluicebox.redelivery r WHERE r.slot = $1 AND EXISTS (SELECT FROM slu
 		func(row *outbox.Row) error {
 			row.Position = at
 			out = append(out, *row)
+			if bytes -= batch.Size(row); bytes <= 0 {
+				return errEnough
+			}
 			return nil
 		}, l.slot, limit)
-	if err != nil {
+	if err != nil && !errors.Is(err, errEnough) {
 		return nil, fmt.Errorf("read the rows to deliver again: %w", err)
 	}
 	return out, nil
 }
+
+var errEnough = errors.New("enough rows are read")
 
 // ForgetRequests removes every request.
 func (l *Ledger) ForgetRequests(ctx context.Context) error {
@@ -265,6 +278,9 @@ func (l *Ledger) rows(ctx context.Context, q querier, rest string, each func(*ou
 	if err != nil {
 		return err
 	}
+	// Closing a result reads what is left of it. When each has had enough, the connection is given up instead.
+	ctx, enough := context.WithCancel(ctx)
+	defer enough()
 	args = append([]any{pgx.QueryResultFormats{pgx.TextFormatCode}}, args...)
 	rows, err := q.Query(ctx, `SELECT `+names+` FROM `+l.outbox()+` o `+rest, args...)
 	if err != nil {
@@ -277,6 +293,7 @@ func (l *Ledger) rows(ctx context.Context, q querier, rest string, each func(*ou
 			return err
 		}
 		if err := each(&row); err != nil {
+			enough()
 			return err
 		}
 	}

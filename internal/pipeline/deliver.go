@@ -19,11 +19,14 @@ import (
 func (p *Pipeline) deliver(ctx context.Context, b *batch.Batch, fresh bool) error {
 	began := time.Now()
 	failpoint.Hit("before-plan")
-	if len(b.Rejected) > 0 && p.config.HaltOnPoison && b.SealedBy != batch.ByRequest {
+	if len(b.Rejected) > 0 && p.config.HaltOnPoison && !b.Requested() {
 		return poisoned(b.Rejected)
 	}
 	var err error
 	if _, b.Deadline, err = p.clock(ctx); err != nil {
+		return err
+	}
+	if err := p.keepWindow(ctx); err != nil {
 		return err
 	}
 	if err := p.ledger.Plan(ctx, b); err != nil {
@@ -76,10 +79,8 @@ func (p *Pipeline) finishPlanned(ctx context.Context) error {
 		if err := w.mayLand(ctx); err != nil {
 			return err
 		}
-		if len(deleted) > 0 {
-			if err := w.giveUp(ctx, deleted); err != nil {
-				return err
-			}
+		if err := w.withdraw(ctx, deleted); err != nil {
+			return err
 		}
 		if err := p.complete(ctx, time.Now(), w); err != nil {
 			return err

@@ -63,6 +63,7 @@ func TestIncidents(t *testing.T) {
 		t.Run(kind+" at start is noticed, healed and recorded", func(t *testing.T) {
 			t.Parallel()
 			r := newRig(t)
+			r.sink.deadlineIn = time.Second // another history makes the daemon wait for that long
 			stop := r.run()
 			r.streaming(t)
 			r.write(t)
@@ -162,6 +163,7 @@ func TestIncidents(t *testing.T) {
 func TestMarksUndone(t *testing.T) {
 	t.Parallel()
 	r := newRig(t)
+	r.sink.deadlineIn = time.Second
 	stop := r.run()
 	r.streaming(t)
 	r.write(t)

@@ -37,6 +37,10 @@ type Sink interface {
 	Write(ctx context.Context, b *batch.Batch) error
 	// Find returns which of the batch's rows are stored.
 	Find(ctx context.Context, b *batch.Batch) (map[int64]struct{}, error)
+	// SeesAll says whether Find surely sees what is stored.
+	SeesAll(ctx context.Context) (bool, error)
+	// Window is how many writes a token is remembered for; 0: tokens do nothing.
+	Window(ctx context.Context) (int, error)
 }
 
 // State is what the pipeline is doing, in one word.
@@ -94,6 +98,8 @@ type Pipeline struct {
 	doing   State // what the session does, apart from pauses; set only while no batch is in flight
 	because string
 	lost    *replication.GapError // why the last session found the slot incomplete; nil: it did not
+	late    time.Time             // on the sink's clock: until then an insert of a batch that is settled may still land; zero: none
+	since   int                   // writes since
 	refused int                   // rows put into quarantine since ClickHouse last took one
 	carried []string              // columns of the outbox that are no part of every event and that the sink takes
 	ignored []string              // those that it does not
@@ -156,6 +162,14 @@ func (p *Pipeline) session(ctx context.Context) error {
 	defer lead.Close(ctx)
 	if table := p.config.Replication.Schema + "." + p.config.Replication.Table; lead.State.Outbox != "" && lead.State.Outbox != table {
 		return &ForeignSlotError{Slot: p.config.Replication.Slot, Why: "is for table " + lead.State.Outbox + ", not for " + table}
+	}
+	// Before anything watches the slot, which may end in dropping it.
+	slot, err := replication.Slot(ctx, p.pool, p.config.Replication.Slot)
+	if err != nil {
+		return err
+	}
+	if err := p.ours(ctx, slot, lead.State.Phase); err != nil {
+		return err
 	}
 	p.log.Info().Int64("epoch", lead.Epoch).Stringer("settled", lead.State.Settled).Msg("leading the stream")
 

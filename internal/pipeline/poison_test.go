@@ -439,7 +439,7 @@ func TestCarriedColumns(t *testing.T) {
 		t.Parallel()
 		r := newRig(t)
 		alter(t, r, `ADD COLUMN tenant_id UInt8, ADD COLUMN note Nullable(String)`)
-		r.exec(t, `ALTER TABLE event_outbox ADD COLUMN tenant_id bigint, ADD COLUMN note text`)
+		r.exec(t, `ALTER TABLE event_outbox ADD COLUMN nowhere text DEFAULT 'x', ADD COLUMN tenant_id bigint, ADD COLUMN note text`)
 		r.run()
 		r.streaming(t)
 		var sizes []int

@@ -136,12 +136,16 @@ func (p *Pipeline) heal(ctx context.Context, was, now ledger.State, slot replica
 		if err := p.backOff(ctx); err != nil {
 			return err
 		}
+		if err := p.otherHistory(ctx, was, now); err != nil {
+			return err
+		}
 		return p.backfill(ctx, reason, slot, now)
 	case ledger.PhaseStream:
 	}
 	gap := gap(was, now, slot)
 	if gap == nil {
-		return nil
+		_, err := p.ledger.EndLoss(ctx, was.AckedLSN) // of a daemon that died before it could
+		return err
 	}
 	if err := p.begin(ctx, gap); err != nil {
 		return err
@@ -149,7 +153,25 @@ func (p *Pipeline) heal(ctx context.Context, was, now ledger.State, slot replica
 	if err := p.backOff(ctx); err != nil {
 		return err
 	}
+	if err := p.otherHistory(ctx, was, now); err != nil {
+		return err
+	}
 	return p.backfill(ctx, gap.Reason, slot, now)
+}
+
+// otherHistory waits, after a failover or a restore, until no insert can land any more whose plan the ledger has lost with it.
+func (p *Pipeline) otherHistory(ctx context.Context, was, now ledger.State) error {
+	if was.SystemIdentifier == "" || was.SystemIdentifier == now.SystemIdentifier && was.Timeline == now.Timeline {
+		return nil
+	}
+	at, until, err := p.clock(ctx)
+	if err != nil {
+		return err
+	}
+	if until.IsZero() {
+		until = at.Add(noDeadline)
+	}
+	return p.outlive(ctx, until)
 }
 
 // begin notes that the slot is no longer complete.

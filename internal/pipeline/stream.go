@@ -77,7 +77,7 @@ func (f *flow) run(ctx, work context.Context) error {
 	defer idle.Stop()
 	stop := ctx.Done()
 	for {
-		f.launch(work)
+		f.launch(ctx, work)
 		if stop == nil && f.flying == nil { // drained
 			return f.storeIdle(work)
 		}
@@ -128,12 +128,12 @@ func (f *flow) due() (<-chan time.Time, func()) {
 }
 
 // launch sends the next sealed batch off, unless one is in flight.
-func (f *flow) launch(work context.Context) {
+func (f *flow) launch(ctx, work context.Context) {
 	switch {
 	case f.flying != nil:
-	case f.asked && (!f.served || len(f.ready) == 0): // in turns, if there is much of both
+	case f.asked && ctx.Err() == nil && (!f.served || len(f.ready) == 0): // in turns, if there is much of both
 		f.asked, f.served, f.flying = false, true, &batch.Batch{} // of which nothing may be acknowledged
-		go func() { f.landed <- f.p.redeliver(work) }()
+		go func() { f.landed <- f.p.redeliver(ctx, work) }()
 	case len(f.ready) > 0:
 		b := f.ready[0]
 		f.served, f.flying, f.ready = false, b, f.ready[1:]

@@ -35,6 +35,7 @@ type writing struct {
 	sizes    []int            // of the pieces that b.Rest is to be sent in, first one first; what is left then is one more
 	suspects []batch.Rejected // rows that ClickHouse refuses even alone; they stay in b.Rest, at its end, until all others are stored
 	stored   int              // rows that ClickHouse took
+	strange  int              // answers in a row with a code that is in no list
 }
 
 // noDeadline is how long an attempt may land if the table has no deadline constraint. Nothing enforces it.
@@ -80,23 +81,39 @@ func (w *writing) attempt(ctx context.Context) error {
 	}
 	var failure *batch.Failure
 	w.look = true
-	if errors.As(err, &failure) && failure.Class == batch.Data {
+	switch {
+	case errors.As(err, &failure) && failure.Class == batch.Data:
 		return w.isolate(ctx, failure)
+	case failure != nil && failure.Class == batch.Unlisted: // an answer, so that nothing is on its way
+		if w.strange++; w.strange >= strangeTries {
+			return w.isolate(ctx, failure)
+		}
+	default:
+		w.strange = 0
+		if err := w.mayLand(ctx); err != nil {
+			return err
+		}
 	}
-	if err := w.mayLand(ctx); err != nil {
-		return err
-	}
-	return w.pause(ctx, failure, "ClickHouse does not take a batch; it is sent again")
+	return w.pause(ctx, err, "ClickHouse does not take a batch; it is sent again")
 }
+
+// strangeTries is how often ClickHouse must answer with a code that is in no list, until its cause is looked for in the content.
+const strangeTries = 6
 
 // mayLand notes that the outcome of an attempt under the token is unknown.
 func (w *writing) mayLand(ctx context.Context) error {
-	if w.until = w.b.Deadline; !w.until.IsZero() {
-		return nil
+	if w.until = w.b.Deadline; w.until.IsZero() {
+		now, _, err := w.p.clock(ctx)
+		if err != nil {
+			return err
+		}
+		w.until = now.Add(noDeadline)
 	}
-	now, _, err := w.p.clock(ctx)
-	w.until = now.Add(noDeadline)
-	return err
+	if w.until.After(w.p.late) {
+		w.p.late = w.until
+	}
+	w.p.since = 0
+	return nil
 }
 
 func (w *writing) pause(ctx context.Context, err error, message string) error {
@@ -120,6 +137,7 @@ func (w *writing) succeeded(ctx context.Context) error {
 		}
 	}
 	w.stored += len(w.b.Rows)
+	w.p.since++
 	w.b.Rows, w.until = nil, time.Time{}
 	return nil
 }
@@ -184,26 +202,67 @@ func (w *writing) bind(ctx context.Context) error {
 
 // quiet waits until no attempt that was made can land any more, so that its token may be given up.
 func (w *writing) quiet(ctx context.Context) error {
-	for told := false; !w.until.IsZero(); told = true {
+	if !w.until.IsZero() {
+		w.wait.paused = true
+	}
+	err := w.p.outlive(ctx, w.until)
+	w.until = time.Time{}
+	return err
+}
+
+// outlive waits until an insert that is on its way can't land any more: until then, on ClickHouse's clock.
+func (p *Pipeline) outlive(ctx context.Context, until time.Time) error {
+	for told := false; !until.IsZero(); told = true {
 		const slack = 2 * time.Second // a deadline has whole seconds
-		now, _, err := w.p.clock(ctx)
+		now, _, err := p.clock(ctx)
 		if err != nil {
 			return err
 		}
-		left := w.until.Add(slack).Sub(now)
+		left := until.Add(slack).Sub(now)
 		if left <= 0 {
-			w.until = time.Time{}
 			return nil
 		}
+		const reason = "an insert whose outcome is unknown may still land"
 		if !told {
-			w.p.log.Warn().Int64("batch", w.b.Seq).Dur("wait", left).Msg("waiting until an insert whose outcome is unknown can't land any more")
+			p.log.Warn().Dur("wait", left).Msg("waiting: " + reason)
 		}
-		w.p.observer.State(Paused, "an insert whose outcome is unknown may still land")
-		w.wait.paused = true
+		p.observer.State(Paused, reason)
 		if !sleep(ctx, min(left, time.Second)) {
 			return context.Cause(ctx)
 		}
 	}
+	return nil
+}
+
+// keepWindow keeps ClickHouse from forgetting the token of an insert that may still land: it waits before too many others are made. Half
+// of the window is for writers other than this daemon.
+func (p *Pipeline) keepWindow(ctx context.Context) error {
+	if p.late.IsZero() {
+		return nil
+	}
+	var window int
+	err := p.again(ctx, "ClickHouse can't be reached", sinkFailed, func() (err error) {
+		window, err = p.sink.Window(ctx)
+		return err
+	})
+	if err != nil {
+		return err
+	}
+	now, _, err := p.clock(ctx)
+	if err != nil {
+		return err
+	}
+	switch {
+	case now.After(p.late):
+	case window == 0 || p.since < window/2:
+		return nil
+	default:
+		if err := p.outlive(ctx, p.late); err != nil {
+			return err
+		}
+		p.resume()
+	}
+	p.late = time.Time{}
 	return nil
 }
 
@@ -264,6 +323,9 @@ const fewSuspects = 10
 
 // limit is how many rows of the batch may be put into quarantine. If more are refused, it is the table that is wrong.
 func (w *writing) limit() int {
+	if w.b.Requested() { // an operator has tried, and is told
+		return len(w.b.IDs)
+	}
 	return max(fewSuspects, int(w.p.config.PoisonShare*float64(len(w.b.IDs))))
 }
 
@@ -302,21 +364,21 @@ func (w *writing) next(ctx context.Context) (more bool, err error) {
 		w.p.refused = 0
 		return false, nil
 	}
-	if w.p.config.HaltOnPoison && w.b.SealedBy != batch.ByRequest {
+	if w.p.config.HaltOnPoison && !w.b.Requested() {
 		return false, poisoned(w.suspects)
 	}
 	// Batches of few rows never reach their limit. If nothing at all is taken of one after the other, it is the table, too.
 	if w.stored > 0 {
 		w.p.refused = 0
 	}
-	if w.stored == 0 && w.p.config.PoisonShare < 1 && w.p.refused+len(w.suspects) > fewSuspects {
+	if w.stored == 0 && !w.b.Requested() && w.p.config.PoisonShare < 1 && w.p.refused+len(w.suspects) > fewSuspects {
 		last := w.suspects[len(w.suspects)-1]
 		return true, w.wrongTable(ctx, &batch.Failure{Class: batch.Data, Err: errors.New(last.Reason)})
 	}
 	if err := w.giveUp(ctx, w.suspects); err != nil {
 		return false, err
 	}
-	if w.stored == 0 {
+	if w.stored == 0 && !w.b.Requested() {
 		w.p.refused += len(w.suspects)
 	}
 	return false, nil
@@ -342,11 +404,60 @@ func (w *writing) giveUp(ctx context.Context, rejected []batch.Rejected) error {
 	return nil
 }
 
-// sees says whether a look-up finds a row of the newest settled batch, as it must.
+// withdraw takes rows out of a batch that an earlier daemon planned: those that were deleted since, and those that were made such as
+// ClickHouse can't take. What it has of them is delivered; the others are put into quarantine.
+func (w *writing) withdraw(ctx context.Context, deleted []batch.Rejected) error {
+	reasons := make(map[int64]string, len(deleted))
+	var out []outbox.Row // at their positions; their times may have been others
+	for _, r := range deleted {
+		reasons[r.ID] = r.Reason
+		out = append(out, outbox.Row{ID: r.ID, Position: r.Position})
+	}
+	invalid := func(row outbox.Row) bool {
+		reason := batch.Reject(&row)
+		if reason != "" {
+			reasons[row.ID] = reason
+			out = append(out, outbox.Row{ID: row.ID, Position: row.Position})
+		}
+		return reason != ""
+	}
+	w.b.Rows, w.b.Rest = slices.DeleteFunc(w.b.Rows, invalid), slices.DeleteFunc(w.b.Rest, invalid)
+	if len(out) == 0 {
+		return nil
+	}
+	if err := w.quiet(ctx); err != nil {
+		return err
+	}
+	missing, err := w.p.missing(ctx, &batch.Batch{Rows: out})
+	if err != nil {
+		return err
+	}
+	rejected := make([]batch.Rejected, len(missing))
+	for i, row := range missing {
+		rejected[i] = batch.Rejected{ID: row.ID, Position: row.Position, Reason: reasons[row.ID]}
+	}
+	gone := make([]int64, len(deleted)) // can't be marked
+	for i, r := range deleted {
+		gone[i] = r.ID
+	}
+	w.b.IDs = without(w.b.IDs, gone)
+	return w.giveUp(ctx, rejected)
+}
+
+// sees says whether a look-up finds a row of the newest settled batch, as it must. If there is none, ClickHouse must show that it hides
+// nothing.
 func (p *Pipeline) sees(ctx context.Context) (bool, error) {
 	rows, err := p.ledger.Delivered(ctx, 1, true)
-	if err != nil || len(rows) == 0 {
+	if err != nil {
 		return false, err
+	}
+	if len(rows) == 0 {
+		var all bool
+		err := p.again(ctx, "ClickHouse can't be asked which events it has", sinkFailed, func() (err error) {
+			all, err = p.sink.SeesAll(ctx)
+			return err
+		})
+		return all, err
 	}
 	missing, err := p.missing(ctx, &batch.Batch{Rows: rows})
 	return len(missing) == 0, err

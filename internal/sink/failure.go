@@ -49,7 +49,9 @@ func classify(err error) error {
 	switch exception.Code {
 	case codeViolatedConstraint:
 		failure.Class = batch.Data // a constraint of the operator's own
-		if strings.Contains(exception.Message, deadlineConstraint) {
+		// The name comes first. What follows contains the values of the row, which may be anything.
+		_, name, _ := strings.Cut(exception.Message, "Constraint `")
+		if strings.HasPrefix(name, deadlineConstraint+"`") {
 			failure.Class = batch.Expired
 		}
 	case codeUnknownTable:
@@ -66,6 +68,10 @@ func classify(err error) error {
 		// The content itself: what can't be parsed, converted or held, mostly by an expression of the table (a constraint, a column that
 		// is computed) or of a view behind it. One of a view has failed after the table itself stored the rows.
 		failure.Class = batch.Data
+	case 159, 198, 201, 202, 203, 209, 210, 225, 236, 241, 242, 243, 252, 279, 285, 286, 306, 307, 319, 394, 425, 439, 499, 594, 667, 999:
+		// Network, overload, quotas, memory, disk, replicas, shutting down: it goes by itself.
+	default:
+		failure.Class = batch.Unlisted
 	}
 	return failure
 }

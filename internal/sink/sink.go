@@ -7,6 +7,7 @@ package sink
 import (
 	"context"
 	"fmt"
+	"math"
 	"slices"
 	"sync"
 	"time"
@@ -20,9 +21,10 @@ import (
 
 // ClickHouse writes to one table. It is safe for one writer at a time.
 type ClickHouse struct {
-	conn   driver.Conn
-	table  string
-	source string
+	conn     driver.Conn
+	table    string
+	source   string
+	deadline time.Duration // how long after planning the table accepts a batch
 
 	mu     sync.Mutex
 	target *Target // nil: must be looked at before the next write
@@ -35,18 +37,18 @@ const (
 	dialTimeout = 10 * time.Second
 	// queryTimeout bounds look-ups, which read one partition through a skip index.
 	queryTimeout = time.Minute
-	// writeTimeout bounds an insert. Beyond it the outcome is unknown and the connection is given up. It must be well below
-	// deadlineAfter, so that a time-out is answered by the same token and not by an expired deadline.
+	// writeTimeout bounds an insert. Beyond it the outcome is unknown and the connection is given up.
 	writeTimeout = time.Minute
-	// deadlineAfter is how long after planning ClickHouse accepts a batch. It must be far shorter than the time in which others
-	// could push a token out of the deduplication window, and long enough for a few tries.
-	deadlineAfter = 5 * time.Minute
 )
+
+// DefaultDeadline is how long after planning ClickHouse accepts a batch, unless told otherwise: long enough for a few tries.
+const DefaultDeadline = 5 * time.Minute
 
 // New makes a sink. It does not connect: a server that is down now is a write that fails later.
 //
-// url is a clickhouse:// or http:// URL as clickhouse-go takes it; source is written into each row.
-func New(url, table, source string) (*ClickHouse, error) {
+// url is a clickhouse:// or http:// URL as clickhouse-go takes it; source is written into each row; deadline is how long after planning
+// the table accepts a batch, from 1 s on.
+func New(url, table, source string, deadline time.Duration) (*ClickHouse, error) {
 	options, err := clickhouse.ParseDSN(url)
 	if err != nil {
 		return nil, fmt.Errorf("parse the ClickHouse URL: %w", err)
@@ -67,7 +69,7 @@ func New(url, table, source string) (*ClickHouse, error) {
 	if err != nil {
 		return nil, fmt.Errorf("open ClickHouse: %w", err)
 	}
-	return &ClickHouse{conn: conn, table: table, source: source}, nil
+	return &ClickHouse{conn: conn, table: table, source: source, deadline: deadline}, nil
 }
 
 // Close gives all connections up.
@@ -82,15 +84,44 @@ func (c *ClickHouse) Clock(ctx context.Context) (now, deadline time.Time, err er
 	}
 	now = time.Now().Add(target.ClockOffset)
 	if target.HasDeadline {
-		deadline = now.Add(deadlineAfter).Truncate(time.Second)
+		deadline = now.Add(c.deadline).Truncate(time.Second)
 	}
 	return now, deadline, nil
+}
+
+// Window is how many blocks the table remembers the tokens of.
+func (c *ClickHouse) Window(ctx context.Context) (int, error) {
+	target, err := c.look(ctx)
+	if err != nil {
+		return 0, err
+	}
+	return int(min(target.Window, math.MaxInt32)), nil
+}
+
+// SeesAll says whether this user surely sees every row of the table: not with a row policy, and not through an engine that keeps the rows
+// elsewhere. It may be false while others write.
+func (c *ClickHouse) SeesAll(ctx context.Context) (bool, error) {
+	ctx, cancel := context.WithTimeout(ctx, queryTimeout)
+	defer cancel()
+	target, err := c.look(ctx)
+	if err != nil {
+		return false, err
+	}
+	var all *uint64
+	var seen uint64
+	database, table := c.name()
+	err = c.conn.QueryRow(ctx, `SELECT total_rows, (SELECT count() FROM `+target.quoted+`) FROM system.tables
+WHERE database = if(? = '', currentDatabase(), ?) AND name = ?`, database, database, table).Scan(&all, &seen)
+	if err != nil {
+		return false, classify(fmt.Errorf("count the rows of table %s: %w", c.table, err))
+	}
+	return all != nil && *all == seen, nil
 }
 
 // Write inserts the rows of a planned batch. The error is a *[batch.Failure]; nil means that the rows are stored, or were
 // already, by an earlier insert under the same token.
 func (c *ClickHouse) Write(ctx context.Context, b *batch.Batch) error {
-	ctx, cancel := context.WithTimeout(ctx, writeTimeout)
+	ctx, cancel := context.WithTimeout(ctx, min(writeTimeout, c.deadline)) // a late reply is worth less than another try
 	defer cancel()
 	target, err := c.look(ctx)
 	if err != nil {
@@ -156,9 +187,9 @@ func (c *ClickHouse) write(ctx context.Context, target *Target, b *batch.Batch) 
 	return insert.Send() // exactly one block: never Flush (FACTS C12b)
 }
 
-// Find returns which rows of a batch ClickHouse has, by their ids. Where all positions are known, it reads by position and id, through
-// the skip index (FACTS C10). Otherwise it reads by event time and id, in the order of the table, and a row is the same one if both
-// are: after a restore of Postgres ids come again.
+// Find returns which rows of a batch ClickHouse has. Where all positions are known, it reads by position and id, through the skip
+// index (FACTS C10); otherwise by event time and id, in the order of the table. A row is the same one if its id is, and its event time or
+// its position, unless neither is known: after a restore of Postgres ids come again.
 func (c *ClickHouse) Find(ctx context.Context, b *batch.Batch) (map[int64]struct{}, error) {
 	found := make(map[int64]struct{}, len(b.Rows))
 	if len(b.Rows) == 0 {
@@ -170,7 +201,7 @@ func (c *ClickHouse) Find(ctx context.Context, b *batch.Batch) (map[int64]struct
 	if err != nil {
 		return nil, err
 	}
-	query, args, byTime := target.find(b.Rows)
+	query, args := target.find(b.Rows)
 	if target.has("source") {
 		query += ` AND source = ?`
 		args = append(args, c.source)
@@ -181,18 +212,19 @@ func (c *ClickHouse) Find(ctx context.Context, b *batch.Batch) (map[int64]struct
 		return nil, classify(fmt.Errorf("look up batch %d: %w", b.Seq, err))
 	}
 	defer func() { _ = rows.Close() }() // rows.Err has told
-	wanted := make(map[int64]time.Time, len(b.Rows))
+	wanted := make(map[int64]*outbox.Row, len(b.Rows))
 	for i := range b.Rows {
-		wanted[b.Rows[i].ID] = b.Rows[i].Time
+		wanted[b.Rows[i].ID] = &b.Rows[i]
 	}
 	for rows.Next() {
 		var id uint64
 		var at time.Time
-		if err := rows.Scan(&id, &at); err != nil {
+		var position outbox.Position
+		if err := rows.Scan(&id, &at, &position.CommitLSN, &position.Ordinal); err != nil {
 			return nil, classify(fmt.Errorf("look up batch %d: %w", b.Seq, err))
 		}
 		want, ours := wanted[int64(id)]
-		if ours && (!byTime || want.Sub(at).Abs() < timePrecision) {
+		if ours && (want.Time.IsZero() || want.Time.Sub(at).Abs() < timePrecision || want.Position == position && position.Ordinal > 0) {
 			found[int64(id)] = struct{}{}
 		}
 	}
@@ -206,10 +238,10 @@ func (c *ClickHouse) Find(ctx context.Context, b *batch.Batch) (map[int64]struct
 // timePrecision is the coarsest precision that a table may keep event times with.
 const timePrecision = time.Second
 
-// find is the query for rows, without their source. byTime: positions are not known, so times must agree.
-func (t *Target) find(rows []outbox.Row) (query string, args []any, byTime bool) {
+// find is the query for rows, without their source.
+func (t *Target) find(rows []outbox.Row) (query string, args []any) {
 	low, high := rows[0], rows[0]
-	byTime = !t.has("lsn")
+	byTime := !t.has("lsn") // or a position is not known
 	for i := range rows {
 		r := &rows[i]
 		low.ID, high.ID = min(low.ID, r.ID), max(high.ID, r.ID)
@@ -224,13 +256,36 @@ func (t *Target) find(rows []outbox.Row) (query string, args []any, byTime bool)
 		}
 		byTime = byTime || r.Position.Ordinal == 0
 	}
-	query = `SELECT id, event_date_time FROM ` + t.quoted + ` WHERE id BETWEEN ? AND ?`
+	lsn, ordinal := "toUInt64(0)", "toUInt32(0)"
+	if t.has("lsn") && t.has("ordinal") {
+		lsn, ordinal = "lsn", "ordinal"
+	}
+	query = `SELECT id, event_date_time, ` + lsn + `, ` + ordinal + ` FROM ` + t.quoted + ` WHERE id BETWEEN ? AND ?`
 	args = []any{uint64(low.ID), uint64(high.ID)}
+	const few, sparse = 10_000, 4
+	if len(rows) <= few && high.ID-low.ID > int64(sparse*len(rows)) { // ClickHouse would send all that lie between
+		ids := make([]uint64, len(rows))
+		for i := range rows {
+			ids[i] = uint64(rows[i].ID)
+		}
+		query += ` AND id IN (?)`
+		args = append(args, ids)
+	}
 	if !byTime {
-		return query + ` AND lsn BETWEEN ? AND ?`, append(args, low.Position.CommitLSN, high.Position.CommitLSN), false
+		return query + ` AND lsn BETWEEN ? AND ?`, append(args, low.Position.CommitLSN, high.Position.CommitLSN)
+	}
+	if low.Time.IsZero() {
+		return query, args // only ids are known
+	}
+	from, to := low.Time.Add(-timePrecision), high.Time.Add(timePrecision)
+	if from.Before(batch.MinTime) {
+		from = batch.MinTime
+	}
+	if !to.Before(batch.MaxTime) {
+		to = batch.MaxTime.Add(-time.Microsecond)
 	}
 	query += ` AND event_type BETWEEN ? AND ? AND event_date_time BETWEEN fromUnixTimestamp64Micro(?, 'UTC') AND fromUnixTimestamp64Micro(?, 'UTC')`
-	return query, append(args, low.Type, high.Type, low.Time.Add(-timePrecision).UnixMicro(), high.Time.Add(timePrecision).UnixMicro()), true
+	return query, append(args, low.Type, high.Type, from.UnixMicro(), to.UnixMicro())
 }
 
 // look returns what is known of the table, and looks at it if nothing is.

@@ -37,7 +37,7 @@ func protocols(t *testing.T, test func(t *testing.T, db *testdb.DB, ch driver.Co
 
 func open(t *testing.T, address, table string) *sink.ClickHouse {
 	t.Helper()
-	c, err := sink.New(address, table, "test")
+	c, err := sink.New(address, table, "test", sink.DefaultDeadline)
 	if err != nil {
 		t.Fatal(err)
 	}

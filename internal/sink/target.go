@@ -50,10 +50,10 @@ func (t *Target) insertColumns() []clickhouse.ColumnNameAndType {
 // inspect asks the server about itself and the table.
 func (c *ClickHouse) inspect(ctx context.Context) (*Target, error) {
 	t := &Target{types: map[string]string{}, Known: map[string]bool{}}
-	database, table, qualified := strings.Cut(c.table, ".")
-	t.quoted = quote(database) + "." + quote(table)
-	if !qualified {
-		database, table, t.quoted = "", c.table, quote(c.table)
+	database, table := c.name()
+	t.quoted = quote(table)
+	if database != "" {
+		t.quoted = quote(database) + "." + t.quoted
 	}
 	var now time.Time
 	asked := time.Now()
@@ -97,6 +97,14 @@ WHERE database = if(? = '', currentDatabase(), ?) AND name = ?`, database, datab
 		t.Known[name] = true
 	}
 	return t, rows.Err()
+}
+
+// name is the table's; no database is that of the connection.
+func (c *ClickHouse) name() (database, table string) {
+	if database, table, ok := strings.Cut(c.table, "."); ok {
+		return database, table
+	}
+	return "", c.table
 }
 
 func (c *ClickHouse) inspectColumns(ctx context.Context, t *Target, database, table string) error {
