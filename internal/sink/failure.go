@@ -73,8 +73,28 @@ func classify(err error) error {
 	default:
 		failure.Class = batch.Unlisted
 	}
+	if failure.Class == batch.Data {
+		failure.Err = discreet{err}
+	}
 	return failure
 }
+
+// discreet is a refusal of content without the values that ClickHouse repeats of it, since errors are logged and what events hold must not
+// be. ClickHouse ends the message of a constraint with the values of its columns, and quotes what it can't parse.
+type discreet struct{ error }
+
+// Error cuts what may be a value, rather too much than too little: quotes within a value are not always escaped.
+func (d discreet) Error() string {
+	text, _, _ := strings.Cut(d.error.Error(), "Column values: ")
+	first, last := strings.IndexByte(text, '\''), strings.LastIndexByte(text, '\'')
+	if first == last {
+		return text
+	}
+	return text[:first] + "'…" + text[last:]
+}
+
+// Unwrap gives the error of the client library.
+func (d discreet) Unwrap() error { return d.error }
 
 // Denied says whether ClickHouse refused the user or the password.
 func Denied(err error) bool {

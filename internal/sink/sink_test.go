@@ -283,5 +283,22 @@ func TestClasses(t *testing.T) {
 				t.Errorf("class %s, want %s", class, batch.Data)
 			}
 		})
+		t.Run("a refusal of content does not repeat it, since errors are logged", func(t *testing.T) {
+			t.Parallel()
+			for name, change := range map[string]string{
+				"constraint": `ADD CONSTRAINT named CHECK event_context = ''`,
+				"computed":   `ADD COLUMN number UInt64 MATERIALIZED toUInt64(event_context)`,
+			} {
+				for _, statement := range []string{`CREATE TABLE ` + name + ` AS event_log`, `ALTER TABLE ` + name + ` ` + change} {
+					if err := ch.Exec(t.Context(), statement); err != nil {
+						t.Fatal(err)
+					}
+				}
+				err := open(t, address, name).Write(t.Context(), newBatch(t, good, 1, 10))
+				if class := classOf(t, err); class != batch.Data || strings.Contains(err.Error(), `"a"`) {
+					t.Errorf("class %s, want %s, without the content: %v", class, batch.Data, err)
+				}
+			}
+		})
 	})
 }
