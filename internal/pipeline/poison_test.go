@@ -447,7 +447,7 @@ func TestCarriedColumns(t *testing.T) {
 		r.exec(t, `INSERT INTO event_outbox (event_type, environment, event_context, tenant_id)
 			SELECT 't', 'test', '{}', CASE n WHEN 5 THEN 256 WHEN 50 THEN NULL ELSE n END FROM generate_series(1, 100) n`)
 		r.everything(t)
-		r.wait(t, `SELECT count(*) = 2 FROM sluicebox.quarantine WHERE reason ~ '^column tenant_id is ("256", which a UInt8 can.t hold|null)'`)
+		r.wait(t, `SELECT count(*) = 2 FROM sluicebox.quarantine WHERE reason ~ '^column tenant_id (has a value that a UInt8 can.t hold|is null)'`)
 		if !slices.Equal(sizes, []int{100, 98}) {
 			t.Errorf("batches of %d rows were sent, want 100 and 98: the sink knows which rows are at fault", sizes)
 		}

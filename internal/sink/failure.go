@@ -73,7 +73,7 @@ func classify(err error) error {
 	default:
 		failure.Class = batch.Unlisted
 	}
-	if failure.Class == batch.Data {
+	if failure.Class == batch.Data || failure.Class == batch.Unlisted {
 		failure.Err = discreet{err}
 	}
 	return failure

@@ -80,7 +80,7 @@ func (t *Target) values(b *batch.Batch, place int, rejected rejecting) ([]any, e
 		}
 		value, err := read(string(text))
 		if err != nil {
-			rejected.add(row, name, fmt.Sprintf("is %.64q, which a %s can't hold", text, t.types[name]))
+			rejected.add(row, name, "has a value that a "+t.types[name]+" can't hold") // reasons are logged, so they don't repeat it
 			continue
 		}
 		out[i] = value
