@@ -1,0 +1,232 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"math/rand/v2"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+)
+
+// fault is one way to break something. inject breaks it and returns what mends it, which may be nil.
+type fault struct {
+	name  string
+	group string           // faults of one group never overlap
+	hold  [2]time.Duration // how long it lasts, least and most
+	// alone: it overlaps with no other fault, because what it does is promised for a system that is well otherwise.
+	alone  bool
+	weight int // 0 counts as 1
+	inject injection
+}
+
+// injection breaks something and returns what mends it, which may be nil. An error says that nothing was broken; what it returns is called
+// all the same.
+type injection = func(ctx context.Context, s *stage, random *rand.Rand) (heal func(context.Context) error, err error)
+
+// step is one fault of a plan.
+type step struct {
+	fault fault
+	gap   time.Duration // since the step before
+	hold  time.Duration
+	seed  uint64 // of the fault's own choices
+}
+
+// roundFaults is how many faults are injected until everything is healed and compared.
+const roundFaults = 25
+
+// atOnce is how many faults may be active.
+const atOnce = 3
+
+// makePlan is the sequence of faults that a seed stands for. Every kind comes before one comes again. Only faults whose names contain one
+// of the words are taken.
+func makePlan(seed uint64, faults int, over time.Duration, words []string) []step {
+	random := rand.New(rand.NewPCG(seed, 0))
+	var kinds []fault
+	for _, f := range allFaults() {
+		if slices.ContainsFunc(words, func(word string) bool { return strings.Contains(f.name, word) }) {
+			kinds = append(kinds, slices.Repeat([]fault{f}, max(f.weight, 1))...)
+		}
+	}
+	if len(kinds) == 0 {
+		return nil
+	}
+	// About half of the time goes to the faults that are alone, and to healing and comparing.
+	mean := over / time.Duration(2*max(faults, 1))
+	var plan []step
+	var deck []fault
+	for len(plan) < faults {
+		if len(deck) == 0 {
+			deck = slices.Clone(kinds)
+			random.Shuffle(len(deck), func(i, j int) { deck[i], deck[j] = deck[j], deck[i] })
+		}
+		f := deck[0]
+		deck = deck[1:]
+		spread := int64(f.hold[1]-f.hold[0]) + 1
+		plan = append(plan, step{
+			fault: f, gap: time.Duration(random.Int64N(int64(2*mean) + 1)), hold: f.hold[0] + time.Duration(random.Int64N(spread)), seed: random.Uint64(),
+		})
+	}
+	return plan
+}
+
+// run carries a plan out, round by round, and compares after each.
+func (s *stage) run(ctx context.Context, plan []step) {
+	s.load.start(ctx, s.o.seed)
+	watching, stop := context.WithCancel(ctx)
+	var watched sync.WaitGroup
+	for _, watch := range []func(context.Context){s.watchOracle, s.watchBounds, s.watchProgress(len(plan))} {
+		watched.Go(func() { watch(watching) })
+	}
+	var from uint64
+	for round := 1; len(plan) > 0 && ctx.Err() == nil; round++ {
+		n := min(roundFaults, len(plan))
+		s.tell(fmt.Sprintf("round %d", round))
+		s.round(ctx, plan[:n])
+		plan = plan[n:]
+		from = s.settle(ctx, from)
+	}
+	s.load.stop()
+	s.probing.Wait()
+	s.settle(ctx, 0) // once more, everything from the beginning
+	stop()
+	watched.Wait()
+	s.checkEnd(ctx)
+}
+
+// round injects faults, and returns once each is healed.
+func (s *stage) round(ctx context.Context, steps []step) {
+	var active sync.WaitGroup
+	slots := make(chan struct{}, atOnce)
+	groups := map[string]*sync.Mutex{}
+	for _, st := range steps {
+		if groups[st.fault.group] == nil {
+			groups[st.fault.group] = &sync.Mutex{}
+		}
+	}
+	for _, st := range steps {
+		if !sleep(ctx, st.gap) {
+			break
+		}
+		if st.fault.alone {
+			active.Wait()
+			s.calm(ctx)
+			s.perform(ctx, st)
+			s.calm(ctx)
+			continue
+		}
+		slots <- struct{}{}
+		group := groups[st.fault.group]
+		group.Lock()
+		active.Go(func() {
+			s.perform(ctx, st)
+			group.Unlock()
+			<-slots
+		})
+	}
+	active.Wait()
+}
+
+// perform injects one fault, holds it, and heals it.
+func (s *stage) perform(ctx context.Context, st step) {
+	name := st.fault.name
+	s.tell("inject " + name)
+	heal, err := st.fault.inject(ctx, s, rand.New(rand.NewPCG(st.seed, 0)))
+	if err != nil {
+		s.tell(fmt.Sprintf("not injected: %s: %v", name, err))
+	} else {
+		s.mu.Lock()
+		s.happened[name]++
+		s.mu.Unlock()
+		sleep(ctx, st.hold)
+	}
+	if heal != nil {
+		if err := heal(context.WithoutCancel(ctx)); err != nil {
+			s.violate(fmt.Sprintf("campaign: %s could not be healed: %v", name, err))
+		}
+	}
+	s.tell("healed " + name)
+	if err == nil {
+		s.probing.Go(func() { s.probe(ctx, name) })
+	}
+}
+
+// probe measures how long it takes after a fault until an event that was committed since is in ClickHouse. Other faults may be active.
+func (s *stage) probe(ctx context.Context, name string) {
+	began := time.Now()
+	var key uint64
+	poll(ctx, time.Minute, func() bool {
+		ctx, cancel := context.WithTimeout(ctx, transactionTimeout)
+		defer cancel()
+		key = s.load.probe(ctx)
+		return key != 0
+	})
+	if key == 0 {
+		return
+	}
+	if poll(ctx, 2*time.Minute, func() bool { e, _ := s.journal.get(key); return e.seen }) {
+		took := time.Since(began)
+		s.tell(fmt.Sprintf("recovered %s after %s", name, took.Round(time.Millisecond)))
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		s.recovery = append(s.recovery, took)
+	}
+}
+
+// calm waits until events flow as if nothing had happened.
+func (s *stage) calm(ctx context.Context) {
+	const patience = time.Minute
+	poll(ctx, patience, func() bool {
+		key := s.load.probe(ctx)
+		return key != 0 && poll(ctx, 5*time.Second, func() bool { e, _ := s.journal.get(key); return e.seen })
+	})
+}
+
+// settle lets the lag return to zero while nobody writes, and compares. It returns the id up to which everything was compared.
+func (s *stage) settle(ctx context.Context, from uint64) uint64 {
+	release := s.load.hold()
+	defer release()
+	if ctx.Err() != nil {
+		return from
+	}
+	s.tell("settle")
+	began := time.Now()
+	var left int64
+	backlog := int64(-1)
+	limit := s.o.recovery
+	for {
+		n, err := s.oracle.backlog(ctx, from)
+		if err == nil && backlog < 0 { // slower than anything measured, so that a busy machine is no violation
+			const eventsPerSecond = 1000
+			backlog = n
+			limit += time.Duration(n) * time.Second / eventsPerSecond
+		}
+		if left = n; err == nil && n == 0 || time.Since(began) > limit || !sleep(ctx, 100*time.Millisecond) {
+			break
+		}
+	}
+	if ctx.Err() != nil {
+		return from
+	}
+	s.tell(fmt.Sprintf("lag at zero after %s, %d events", time.Since(began).Round(time.Millisecond), backlog))
+	if left != 0 {
+		s.violate(fmt.Sprintf("lag: %d events are not delivered %s after everything was healed", left, time.Since(began).Round(time.Second)))
+	}
+	s.checkHealth(ctx)
+	var highest uint64
+	err := again(ctx, func(ctx context.Context) error {
+		if err := s.oracle.once(ctx); err != nil {
+			return err
+		}
+		var err error
+		highest, err = s.oracle.compare(ctx, from)
+		return err
+	})
+	if err != nil {
+		s.violate(fmt.Sprintf("campaign: could not compare: %v", err))
+		return from
+	}
+	s.oracle.tampered.Store(false)
+	return highest
+}
