@@ -77,6 +77,8 @@ type writer struct {
 	random *rand.Rand
 	conn   *pgx.Conn
 	aggs   [3]aggregate
+
+	monthsAgo int // of the event times of the transaction, which then is in a partition of its own
 }
 
 // aggregate numbers its events in the order in which they are committed.
@@ -146,6 +148,11 @@ func shapes() []shape {
 		}},
 		{name: "aborted", weight: 10, abort: true, write: func(ctx context.Context, w *writer, tx pgx.Tx) ([]uint64, error) {
 			return nil, w.ghosts(ctx, tx, 1+w.random.IntN(60))
+		}},
+		{name: "of another month", weight: 1, write: func(ctx context.Context, w *writer, tx pgx.Tx) ([]uint64, error) {
+			w.monthsAgo = 1 + w.random.IntN(3)
+			defer func() { w.monthsAgo = 0 }()
+			return w.insert(ctx, tx, 50)
 		}},
 		{name: "long open with a low id", weight: 1, write: func(ctx context.Context, w *writer, tx pgx.Tx) ([]uint64, error) {
 			keys, err := w.insert(ctx, tx, 2)
@@ -266,9 +273,8 @@ func (w *writer) event(ghost bool) row {
 		r.kind, r.typ = poison, "time without a place"
 	case draw < 6:
 		r.kind, pad = refusable, refusedWord+" "+pad
-	case draw < 12: // another partition
-		r.at = r.at.AddDate(0, -1-w.random.IntN(3), 0)
 	}
+	r.at = r.at.AddDate(0, -w.monthsAgo, 0)
 	if !ghost {
 		place := &w.aggs[w.random.IntN(len(w.aggs))]
 		place.n++

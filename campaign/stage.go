@@ -67,7 +67,7 @@ const (
 )
 
 const (
-	postgresSettings = `shared_buffers=128MB max_connections=200 max_wal_size=2GB deadlock_timeout=200ms checkpoint_timeout=30s`
+	postgresSettings = `shared_buffers=128MB max_connections=200 max_wal_size=2GB deadlock_timeout=200ms log_lock_waits=on checkpoint_timeout=30s`
 	apiKey           = "planted-api-key-7c0ffee"
 	firstPassword    = "planted-cdc-password"
 	writerPassword   = "planted-app-password"
@@ -122,8 +122,12 @@ func (s *stage) openStores(ctx context.Context) (err error) {
 		name, value, _ := strings.Cut(pair, "=")
 		settings[name] = value
 	}
+	log, err := os.Create(filepath.Join(s.o.logs, "postgres.log"))
+	if err != nil {
+		return err
+	}
 	// It is killed often, which it survives without fsync: only the death of the operating system needs that.
-	if s.pg, err = embedded.StartPostgres(ctx, embedded.PostgresOptions{NoSync: true, Settings: settings}); err != nil {
+	if s.pg, err = embedded.StartPostgres(ctx, embedded.PostgresOptions{NoSync: true, Settings: settings, Log: log}); err != nil {
 		return err
 	}
 	if s.ch, err = embedded.StartClickHouse(ctx, embedded.ClickHouseOptions{Password: clickPassword}); err != nil {
