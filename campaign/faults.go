@@ -45,26 +45,34 @@ const (
 
 func postgresFaults() []fault {
 	restart := func(mode string) fault {
-		return fault{name: "postgres restarts, " + mode, group: "postgres", hold: brief(),
+		return fault{
+			name: "postgres restarts, " + mode, group: "postgres", hold: brief(),
 			inject: func(ctx context.Context, s *stage, _ *rand.Rand) (func(context.Context) error, error) {
 				return nil, s.pg.Restart(ctx, mode)
-			}}
+			},
+		}
 	}
 	return []fault{
 		restart("immediate"),
 		restart("fast"),
-		{name: "postgres killed", group: "postgres", hold: medium(),
+		{
+			name: "postgres killed", group: "postgres", hold: medium(),
 			inject: func(_ context.Context, s *stage, _ *rand.Rand) (func(context.Context) error, error) {
 				s.pg.Kill()
 				return s.pg.Start, nil
-			}},
-		{name: "postgres paused", group: "postgres", hold: medium(),
+			},
+		},
+		{
+			name: "postgres paused", group: "postgres", hold: medium(),
 			inject: func(_ context.Context, s *stage, _ *rand.Rand) (func(context.Context) error, error) {
 				s.pg.Pause()
 				return func(context.Context) error { s.pg.Resume(); return nil }, nil
-			}},
-		{name: "walsender terminated", group: "walsender", weight: 2, hold: brief(),
-			inject: statements([]string{`SELECT pg_terminate_backend(active_pid, 5000) FROM pg_replication_slots WHERE active`}, nil)},
+			},
+		},
+		{
+			name: "walsender terminated", group: "walsender", weight: 2, hold: brief(),
+			inject: statements([]string{`SELECT pg_terminate_backend(active_pid, 5000) FROM pg_replication_slots WHERE active`}, nil),
+		},
 		{name: "sessions terminated", group: "walsender", weight: 2, hold: brief(), inject: statements([]string{daemonsEnd}, nil)},
 		{name: "synchronous standby missing", group: "postgres", hold: medium(), inject: statements(
 			[]string{`ALTER SYSTEM SET synchronous_standby_names = 'missing'`, reload},
@@ -261,7 +269,7 @@ func diskGuard(ctx context.Context, s *stage, _ *rand.Rand) (func(context.Contex
 		seat.next("CDC_MAX_SLOT_WAL=4MiB")
 	}
 	s.killDaemons(ctx)
-	if !poll(ctx, 10*time.Second, func() bool { return s.leader() != nil }) {
+	if !poll(ctx, 10*time.Second, func() bool { return s.leader(ctx) != nil }) {
 		return nil, errors.New("no daemon leads")
 	}
 	heal := func(ctx context.Context) error {
@@ -269,9 +277,7 @@ func diskGuard(ctx context.Context, s *stage, _ *rand.Rand) (func(context.Contex
 		s.killDaemons(ctx) // the next start is without the limit
 		return err
 	}
-	if err := s.links[linkClickHouse].down(ctx); err != nil {
-		return heal, err
-	}
+	s.links[linkClickHouse].down()
 	for range 10 {
 		if err := s.sql(ctx, `SELECT pg_logical_emit_message(false, 'campaign', repeat('x', 1 << 20))`); err != nil {
 			return heal, err

@@ -11,20 +11,26 @@ import (
 
 func clickHouseFaults() []fault {
 	return []fault{
-		{name: "clickhouse killed", group: "clickhouse", weight: 3, hold: medium(),
+		{
+			name: "clickhouse killed", group: "clickhouse", weight: 3, hold: medium(),
 			inject: func(_ context.Context, s *stage, _ *rand.Rand) (func(context.Context) error, error) {
 				s.ch.Kill()
 				return s.ch.Restart, nil
-			}},
-		{name: "clickhouse restarts", group: "clickhouse", hold: brief(),
+			},
+		},
+		{
+			name: "clickhouse restarts", group: "clickhouse", hold: brief(),
 			inject: func(ctx context.Context, s *stage, _ *rand.Rand) (func(context.Context) error, error) {
 				return nil, s.ch.Restart(ctx)
-			}},
-		{name: "clickhouse paused", group: "clickhouse", weight: 2, hold: medium(),
+			},
+		},
+		{
+			name: "clickhouse paused", group: "clickhouse", weight: 2, hold: medium(),
 			inject: func(_ context.Context, s *stage, _ *rand.Rand) (func(context.Context) error, error) {
 				s.ch.Pause()
 				return func(context.Context) error { s.ch.Resume(); return nil }, nil
-			}},
+			},
+		},
 		{name: "too many parts (252)", group: "clickhouse", hold: medium(), inject: inClickHouse(
 			`ALTER TABLE event_log MODIFY SETTING parts_to_throw_insert = 1`, `ALTER TABLE event_log RESET SETTING parts_to_throw_insert`)},
 		{name: "table missing (60)", group: "clickhouse", hold: medium(), inject: inClickHouse(
@@ -33,22 +39,22 @@ func clickHouseFaults() []fault {
 			`ALTER TABLE event_log MODIFY SETTING non_replicated_deduplication_window = 0`,
 			`ALTER TABLE event_log MODIFY SETTING non_replicated_deduplication_window = 10000`)},
 		{name: "poison, then redelivered", alone: true, hold: brief(), inject: poisonTable},
-		{name: "clickhouse away, and /readyz says so", alone: true, hold: brief(),
+		{
+			name: "clickhouse away, and /readyz says so", alone: true, hold: brief(),
 			inject: func(ctx context.Context, s *stage, _ *rand.Rand) (func(context.Context) error, error) {
-				if err := s.links[linkClickHouse].down(ctx); err != nil {
-					return s.links[linkClickHouse].up, err
-				}
+				s.links[linkClickHouse].down()
 				s.unready(ctx, "ClickHouse is away")
 				return s.links[linkClickHouse].up, nil
-			}},
-		{name: "postgres away, and /readyz says so", alone: true, hold: brief(),
+			},
+		},
+		{
+			name: "postgres away, and /readyz says so", alone: true, hold: brief(),
 			inject: func(ctx context.Context, s *stage, _ *rand.Rand) (func(context.Context) error, error) {
-				if err := s.links[linkSQL].down(ctx); err != nil {
-					return s.links[linkSQL].up, err
-				}
+				s.links[linkSQL].down()
 				s.unready(ctx, "Postgres is away")
 				return s.links[linkSQL].up, nil
-			}},
+			},
+		},
 	}
 }
 
@@ -61,7 +67,7 @@ func inClickHouse(inject, heal string) injection {
 // unready holds that the leader says 503 while a database is away.
 func (s *stage) unready(ctx context.Context, why string) {
 	const patience = 20 * time.Second
-	leader := s.leader()
+	leader := s.leader(ctx)
 	if leader == nil {
 		return
 	}

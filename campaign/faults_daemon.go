@@ -22,7 +22,7 @@ func (s *stage) killDaemons(ctx context.Context) {
 func daemonFaults() []fault {
 	end := func(signal syscall.Signal) injection {
 		return func(ctx context.Context, s *stage, _ *rand.Rand) (func(context.Context) error, error) {
-			leader := s.leader()
+			leader := s.leader(ctx)
 			if leader == nil {
 				return nil, errNoLeader
 			}
@@ -33,17 +33,21 @@ func daemonFaults() []fault {
 	faults := []fault{
 		{name: "leader killed", group: "daemon", weight: 4, hold: brief(), inject: end(syscall.SIGKILL)},
 		{name: "leader told to end", group: "daemon", weight: 2, hold: brief(), inject: end(syscall.SIGTERM)},
-		{name: "all daemons killed", group: "daemon", weight: 2, hold: brief(),
+		{
+			name: "all daemons killed", group: "daemon", weight: 2, hold: brief(),
 			inject: func(ctx context.Context, s *stage, _ *rand.Rand) (func(context.Context) error, error) {
 				s.killDaemons(ctx)
 				return nil, nil
-			}},
+			},
+		},
 		{name: "leader paused, and replaced", group: "daemon", weight: 2, hold: [2]time.Duration{4 * time.Second, 7 * time.Second}, inject: pauseLeader},
-		{name: "one more daemon", group: "daemon", hold: medium(),
+		{
+			name: "one more daemon", group: "daemon", hold: medium(),
 			inject: func(_ context.Context, s *stage, _ *rand.Rand) (func(context.Context) error, error) {
 				s.daemons[2].want(true)
 				return func(context.Context) error { s.daemons[2].want(false); return nil }, nil
-			}},
+			},
+		},
 	}
 	for _, point := range []string{"before-plan", "after-plan", "after-write", "after-settle", "before-ack", "after-ack"} {
 		faults = append(faults,
@@ -134,8 +138,8 @@ func pausedAt(point string) injection {
 }
 
 // pauseLeader stops the leader wherever it is, for longer than its lease lasts.
-func pauseLeader(_ context.Context, s *stage, _ *rand.Rand) (func(context.Context) error, error) {
-	leader := s.leader()
+func pauseLeader(ctx context.Context, s *stage, _ *rand.Rand) (func(context.Context) error, error) {
+	leader := s.leader(ctx)
 	if leader == nil {
 		return nil, errNoLeader
 	}
@@ -153,7 +157,7 @@ func pauseLeader(_ context.Context, s *stage, _ *rand.Rand) (func(context.Contex
 // wake lets a stopped leader go on once another one leads, or after patience. If another one does, it must end with code 4.
 func (s *stage) wake(ctx context.Context, p *process, patience time.Duration) error {
 	replaced := poll(ctx, patience, func() bool {
-		leader := s.leader()
+		leader := s.leader(ctx)
 		return leader != nil && leader.process() != p
 	})
 	p.signal(syscall.SIGCONT)

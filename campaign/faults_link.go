@@ -33,10 +33,13 @@ func linkFaults() []fault {
 					direction := []string{"upstream", "downstream"}[random.IntN(2)]
 					return []string{fmt.Sprintf(`{"type": "timeout", "stream": "%s", "attributes": {"timeout": 0}}`, direction)}
 				})},
-			fault{name: "refused, " + name, group: group, hold: medium(),
-				inject: func(ctx context.Context, s *stage, _ *rand.Rand) (func(context.Context) error, error) {
-					return s.links[name].up, s.links[name].down(ctx)
-				}},
+			fault{
+				name: "refused, " + name, group: group, hold: medium(),
+				inject: func(_ context.Context, s *stage, _ *rand.Rand) (func(context.Context) error, error) {
+					s.links[name].down()
+					return s.links[name].up, nil
+				},
+			},
 			fault{name: "flapping, " + name, group: group, hold: brief(), inject: flap(name)})
 	}
 	return append(faults,
@@ -52,7 +55,7 @@ func linkFaults() []fault {
 }
 
 // toxic adds toxics to a link.
-func toxic(name string, make func(*rand.Rand) []string) injection {
+func toxic(name string, choose func(*rand.Rand) []string) injection {
 	return func(_ context.Context, s *stage, random *rand.Rand) (func(context.Context) error, error) {
 		var heals []func(context.Context) error
 		heal := func(ctx context.Context) error {
@@ -62,7 +65,7 @@ func toxic(name string, make func(*rand.Rand) []string) injection {
 			}
 			return all
 		}
-		for _, text := range make(random) {
+		for _, text := range choose(random) {
 			remove, err := s.links[name].add(text)
 			if err != nil {
 				return heal, err
@@ -77,9 +80,7 @@ func toxic(name string, make func(*rand.Rand) []string) injection {
 func flap(name string) injection {
 	return func(ctx context.Context, s *stage, random *rand.Rand) (func(context.Context) error, error) {
 		for range 3 + random.IntN(4) {
-			if err := s.links[name].down(ctx); err != nil {
-				return s.links[name].up, err
-			}
+			s.links[name].down()
 			sleep(ctx, time.Duration(random.IntN(200))*time.Millisecond)
 			if err := s.links[name].up(ctx); err != nil {
 				return s.links[name].up, err

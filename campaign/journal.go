@@ -147,16 +147,17 @@ func userContext(key uint64) string {
 
 func emailOf(key uint64) string { return fmt.Sprintf("u%d@%s.example", key, personal) }
 
-// keyOf finds the key in a context.
-func keyOf(context string) (uint64, bool) {
+// keyOf finds the key in a context; 0: there is none.
+func keyOf(context string) uint64 {
 	for _, form := range []struct{ prefix, end string }{{`{"k": `, `,`}, {`{"email": "u`, `@`}} {
 		if rest, ok := strings.CutPrefix(context, form.prefix); ok {
 			digits, _, _ := strings.Cut(rest, form.end)
-			key, err := strconv.ParseUint(digits, 10, 64)
-			return key, err == nil
+			if key, err := strconv.ParseUint(digits, 10, 64); err == nil {
+				return key
+			}
 		}
 	}
-	return 0, false
+	return 0
 }
 
 // row is an event as a writer sends it.

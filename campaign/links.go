@@ -100,10 +100,7 @@ func (l *link) bounded(do func() error) error {
 }
 
 // down refuses connections and cuts those that are open.
-func (l *link) down(context.Context) error {
-	l.proxy.Stop()
-	return nil
-}
+func (l *link) down() { l.proxy.Stop() }
 
 func (l *link) up(context.Context) error {
 	if l.proxy.Enabled {

@@ -23,8 +23,6 @@ type load struct {
 	end    context.CancelFunc
 	done   sync.WaitGroup
 	aggs   atomic.Uint32
-	random *rand.Rand // of faults that write, under mu
-	mu     sync.Mutex
 	shaped struct { // how many transactions
 		sync.Mutex
 
@@ -372,7 +370,7 @@ func (l *load) once(ctx context.Context, seed uint64, s shape) error {
 	l.gate.RLock()
 	defer l.gate.RUnlock()
 	if w.perform(ctx, s) == 0 && !s.abort {
-		return errors.New("Postgres is away")
+		return errors.New("nothing could be written")
 	}
 	w.drop(ctx)
 	return nil

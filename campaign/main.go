@@ -28,7 +28,7 @@ type options struct {
 	logs     string
 }
 
-func main() { os.Exit(run()) }
+func main() { os.Exit(run()) } //nolint:forbidigo // only main ends the process
 
 func run() int {
 	o := options{}
@@ -45,7 +45,7 @@ func run() int {
 	flag.Parse()
 	if *list {
 		for _, f := range allFaults() {
-			fmt.Fprintln(os.Stdout, f.name)
+			_, _ = fmt.Fprintln(os.Stdout, f.name)
 		}
 		return 0
 	}
@@ -96,10 +96,10 @@ func campaign(ctx context.Context, o options) (passed bool, err error) {
 	if err != nil {
 		return false, err
 	}
-	defer s.close()
+	defer s.close(ctx)
 	began := time.Now()
 	s.run(ctx, plan)
-	result := s.result(began)
+	result := s.result(context.WithoutCancel(ctx), began)
 	result.Commit, result.Seed = commit, o.seed
 	if ctx.Err() != nil {
 		return false, errors.New("interrupted")

@@ -39,7 +39,11 @@ const roundFaults = 25
 // atOnce is how many faults may be active.
 const atOnce = 3
 
-// makePlan is the sequence of faults that a seed stands for. Every kind comes before one comes again. Only faults whose names contain one
+// spare is the share of a plan that is held ready for faults which can't be injected: nobody leads at the moment, or a failpoint is not
+// reached.
+const spare = 6
+
+// makePlan is the sequence of faults that a seed stands for, with some to spare. Every kind comes before one comes again. Only faults whose names contain one
 // of the words are taken.
 func makePlan(seed uint64, faults int, over time.Duration, words []string) []step {
 	random := rand.New(rand.NewPCG(seed, 0))
@@ -56,7 +60,7 @@ func makePlan(seed uint64, faults int, over time.Duration, words []string) []ste
 	mean := over / time.Duration(2*max(faults, 1))
 	var plan []step
 	var deck []fault
-	for len(plan) < faults {
+	for len(plan) < faults+faults/spare {
 		if len(deck) == 0 {
 			deck = slices.Clone(kinds)
 			random.Shuffle(len(deck), func(i, j int) { deck[i], deck[j] = deck[j], deck[i] })
@@ -76,11 +80,11 @@ func (s *stage) run(ctx context.Context, plan []step) {
 	s.load.start(ctx, s.o.seed)
 	watching, stop := context.WithCancel(ctx)
 	var watched sync.WaitGroup
-	for _, watch := range []func(context.Context){s.watchOracle, s.watchBounds, s.watchProgress(len(plan))} {
+	for _, watch := range []func(context.Context){s.watchOracle, s.watchBounds, s.watchProgress} {
 		watched.Go(func() { watch(watching) })
 	}
 	var from uint64
-	for round := 1; len(plan) > 0 && ctx.Err() == nil; round++ {
+	for round := 1; len(plan) > 0 && s.injected() < s.o.faults && ctx.Err() == nil; round++ {
 		n := min(roundFaults, len(plan))
 		s.tell(fmt.Sprintf("round %d", round))
 		s.round(ctx, plan[:n])
@@ -106,7 +110,7 @@ func (s *stage) round(ctx context.Context, steps []step) {
 		}
 	}
 	for _, st := range steps {
-		if !sleep(ctx, st.gap) {
+		if !sleep(ctx, st.gap) || s.injected() >= s.o.faults {
 			break
 		}
 		if st.fault.alone {
@@ -126,6 +130,16 @@ func (s *stage) round(ctx context.Context, steps []step) {
 		})
 	}
 	active.Wait()
+}
+
+// injected is how many faults there were.
+func (s *stage) injected() (n int) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, times := range s.happened {
+		n += times
+	}
+	return n
 }
 
 // perform injects one fault, holds it, and heals it.

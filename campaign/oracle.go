@@ -91,7 +91,7 @@ func scanArrived(rows driver.Rows, more ...any) (arrived, error) {
 	if err := rows.Scan(append([]any{&r.id, &typ, &r.micros, &env, &context, &version, &r.lsn, &r.ordinal}, more...)...); err != nil {
 		return r, err
 	}
-	r.key, _ = keyOf(context)
+	r.key = keyOf(context)
 	r.hash = contentHash(typ, env, context, int64(version))
 	return r, nil
 }
@@ -249,7 +249,7 @@ SELECT id, event_type, CASE WHEN isfinite(event_date_time) THEN (extract(epoch F
 		if err := rows.Scan(&r.id, &typ, &r.micros, &env, &context, &version, &r.processed); err != nil {
 			return nil, fmt.Errorf("read the outbox: %w", err)
 		}
-		r.key, _ = keyOf(context)
+		r.key = keyOf(context)
 		r.hash = contentHash(typ, env, context, version)
 		all = append(all, r)
 	}

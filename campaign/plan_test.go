@@ -21,7 +21,7 @@ func TestPlan(t *testing.T) {
 		}
 		kinds[st.fault.name] = true
 	}
-	if same == faults {
+	if same == len(plan) {
 		t.Error("two seeds make one plan")
 	}
 	names := map[string]bool{}

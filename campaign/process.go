@@ -39,13 +39,13 @@ type process struct {
 }
 
 // launch starts a program. It ends when this process ends in whatever way.
-func launch(name, path string, args, settings []string, logs string, inspect func(source, line string)) (*process, error) {
+func launch(ctx context.Context, name, path string, args, settings []string, logs string, inspect func(source, line string)) (*process, error) {
 	file, err := os.OpenFile(filepath.Join(logs, name+".log"), os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o644)
 	if err != nil {
 		return nil, fmt.Errorf("start %s: %w", name, err)
 	}
 	p := &process{name: name, exited: make(chan struct{})}
-	p.cmd = exec.CommandContext(context.Background(), path, args...)
+	p.cmd = exec.CommandContext(context.WithoutCancel(ctx), path, args...)
 	p.cmd.Env = append([]string{"PATH=" + os.Getenv("PATH"), "HOME=" + os.Getenv("HOME"), "TMPDIR=" + os.TempDir()}, settings...)
 	p.cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true, Pdeathsig: syscall.SIGKILL}
 	out, err := p.cmd.StderrPipe()

@@ -40,9 +40,9 @@ type quantiles struct {
 	Max float64 `json:"max"`
 }
 
-func (s *stage) result(began time.Time) *result {
+func (s *stage) result(ctx context.Context, began time.Time) *result {
 	r := &result{Date: began.UTC().Format(time.RFC3339), Seconds: time.Since(began).Round(time.Second / 10).Seconds()}
-	ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
+	ctx, cancel := context.WithTimeout(ctx, 30*time.Second)
 	defer cancel()
 	r.Versions = versions{Go: runtime.Version(), Cores: runtime.NumCPU()}
 	// What can't be asked stays empty: the run has its result by then.

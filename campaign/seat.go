@@ -31,7 +31,7 @@ func (s *stage) seat(name, program string, args []string, settings func() []stri
 // keep starts the program whenever it is wanted and does not run, until ctx is done.
 func (t *seat) keep(ctx context.Context) {
 	for {
-		if p := t.start(); p != nil {
+		if p := t.start(ctx); p != nil {
 			select {
 			case <-p.exited:
 				t.judge(p)
@@ -54,7 +54,7 @@ func (t *seat) keep(ctx context.Context) {
 	}
 }
 
-func (t *seat) start() *process {
+func (t *seat) start(ctx context.Context) *process {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	t.current = nil
@@ -63,7 +63,7 @@ func (t *seat) start() *process {
 	}
 	settings := append(t.settings(), t.more...)
 	t.more = nil
-	p, err := launch(t.name, filepath.Join(t.s.o.logs, t.program), t.args, settings, t.s.o.logs, t.s.inspect)
+	p, err := launch(ctx, t.name, filepath.Join(t.s.o.logs, t.program), t.args, settings, t.s.o.logs, t.s.inspect)
 	if err != nil {
 		t.s.violate(err.Error())
 		return nil

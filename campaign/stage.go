@@ -81,7 +81,7 @@ func openStage(ctx context.Context, o options) (_ *stage, err error) {
 	s.secrets = []string{apiKey, firstPassword, writerPassword, clickPassword, personal}
 	defer func() {
 		if err != nil {
-			s.close()
+			s.close(ctx)
 		}
 	}()
 	if s.timeline, err = os.Create(filepath.Join(o.logs, "timeline.log")); err != nil {
@@ -109,7 +109,7 @@ func openStage(ctx context.Context, o options) (_ *stage, err error) {
 	s.api.want(true)
 	s.daemons[0].want(true)
 	s.daemons[1].want(true)
-	if !poll(ctx, time.Minute, func() bool { return s.api.url() != "" && s.leader() != nil }) {
+	if !poll(ctx, time.Minute, func() bool { return s.api.url() != "" && s.leader(ctx) != nil }) {
 		return nil, errors.New("no daemon streams after a minute")
 	}
 	s.load = newLoad(s)
@@ -118,7 +118,7 @@ func openStage(ctx context.Context, o options) (_ *stage, err error) {
 
 func (s *stage) openStores(ctx context.Context) (err error) {
 	settings := map[string]string{}
-	for _, pair := range strings.Fields(postgresSettings) {
+	for pair := range strings.FieldsSeq(postgresSettings) {
 		name, value, _ := strings.Cut(pair, "=")
 		settings[name] = value
 	}
@@ -183,13 +183,13 @@ func (s *stage) openLinks(ctx context.Context) error {
 	return nil
 }
 
-func (s *stage) close() {
+func (s *stage) close(ctx context.Context) {
 	s.runs()
 	s.seats.Wait()
 	for _, l := range s.links {
-		_ = l.down(context.Background())
+		l.down()
 	}
-	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), time.Minute)
 	defer cancel()
 	if s.admin != nil {
 		s.admin.Close()
@@ -237,9 +237,9 @@ func (s *stage) apiSettings() []string {
 }
 
 // sql runs a statement as superuser. While Postgres is away it tries again, for some seconds.
-func (s *stage) sql(ctx context.Context, statement string, args ...any) error {
+func (s *stage) sql(ctx context.Context, statement string) error {
 	return again(ctx, func(ctx context.Context) error {
-		_, err := s.admin.Exec(ctx, statement, args...)
+		_, err := s.admin.Exec(ctx, statement)
 		return err
 	})
 }
@@ -287,9 +287,9 @@ func (s *stage) inClickHouse(ctx context.Context, statement string) error {
 }
 
 // leader is the seat whose daemon leads; nil: none says so.
-func (s *stage) leader() *seat {
+func (s *stage) leader(ctx context.Context) *seat {
 	var holder string
-	if err := s.admin.QueryRow(context.Background(), `SELECT coalesce(holder, '') FROM sluicebox.stream WHERE slot = $1`, slot).Scan(&holder); err != nil {
+	if err := s.admin.QueryRow(ctx, `SELECT coalesce(holder, '') FROM sluicebox.stream WHERE slot = $1`, slot).Scan(&holder); err != nil {
 		return nil
 	}
 	parts := strings.Split(holder, ":") // host:pid:nonce

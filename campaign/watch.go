@@ -115,23 +115,14 @@ func (s *stage) checkEnd(ctx context.Context) {
 	}
 }
 
-// watchProgress returns what says every two seconds how far the run is: in one line on a terminal, in lines otherwise.
-func (s *stage) watchProgress(planned int) func(context.Context) {
-	return func(ctx context.Context) {
-		began, end := time.Now(), "\n"
-		if info, err := os.Stderr.Stat(); err == nil && info.Mode()&os.ModeCharDevice != 0 {
-			end = "\r"
-		}
-		for sleep(ctx, 2*time.Second) {
-			s.mu.Lock()
-			injected := 0
-			for _, n := range s.happened {
-				injected += n
-			}
-			found := len(s.found)
-			s.mu.Unlock()
-			fmt.Fprintf(os.Stderr, "%s: %d of %d faults, %d events written, %d violations%s",
-				time.Since(began).Round(time.Second), injected, planned, s.journal.len()-1, found, end)
-		}
+// watchProgress says every two seconds how far the run is: in one line on a terminal, in lines otherwise.
+func (s *stage) watchProgress(ctx context.Context) {
+	began, end := time.Now(), "\n"
+	if info, err := os.Stderr.Stat(); err == nil && info.Mode()&os.ModeCharDevice != 0 {
+		end = "\r"
+	}
+	for sleep(ctx, 2*time.Second) {
+		fmt.Fprintf(os.Stderr, "%s: %d of %d faults, %d events written, %d violations%s",
+			time.Since(began).Round(time.Second), s.injected(), s.o.faults, s.journal.len()-1, len(s.violations()), end)
 	}
 }
