@@ -35,6 +35,9 @@ func clickHouseFaults() []fault {
 			`ALTER TABLE event_log MODIFY SETTING parts_to_throw_insert = 1`, `ALTER TABLE event_log RESET SETTING parts_to_throw_insert`)},
 		{name: "table missing (60)", group: "clickhouse", hold: medium(), inject: inClickHouse(
 			`RENAME TABLE event_log TO event_log_away`, `RENAME TABLE event_log_away TO event_log`)},
+		{name: "memory limit exceeded (241)", group: "daemon", hold: medium(), inject: withSetting("max_memory_usage=100000")},
+		{name: "too many queries (202)", group: "daemon", hold: medium(), inject: withSetting("max_concurrent_queries_for_user=1")},
+		{name: "read-only (164)", group: "daemon", hold: medium(), inject: withSetting("readonly=1")},
 		{name: "window set to 0 and back", alone: true, hold: medium(), inject: inClickHouse(
 			`ALTER TABLE event_log MODIFY SETTING non_replicated_deduplication_window = 0`,
 			`ALTER TABLE event_log MODIFY SETTING non_replicated_deduplication_window = 10000`)},
@@ -55,6 +58,20 @@ func clickHouseFaults() []fault {
 				return s.links[linkSQL].up, nil
 			},
 		},
+	}
+}
+
+// withSetting starts the daemons with a setting of ClickHouse that makes it refuse what they ask.
+func withSetting(setting string) injection {
+	return func(ctx context.Context, s *stage, _ *rand.Rand) (func(context.Context) error, error) {
+		for _, seat := range s.daemons[:2] {
+			seat.next("CLICKHOUSE_URL=" + s.links[linkClickHouse].through(s.ch.URL("default")) + "?" + setting)
+		}
+		s.killDaemons(ctx)
+		return func(ctx context.Context) error {
+			s.killDaemons(ctx) // the next start is without the setting
+			return nil
+		}, nil
 	}
 }
 

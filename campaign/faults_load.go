@@ -20,13 +20,12 @@ func writerFaults() []fault {
 			return nil, stage.load.once(ctx, random.Uint64(), s)
 		}
 	}
-	const large = 15_000
 	return []fault{
 		{name: "large transaction", group: "writers", hold: brief(), inject: once(shape{name: "large", write: func(ctx context.Context, w *writer, tx pgx.Tx) ([]uint64, error) {
-			return w.insert(ctx, tx, large)
+			return w.insert(ctx, tx, w.l.s.o.large)
 		}})},
 		{name: "large rollback", group: "writers", hold: brief(), inject: once(shape{name: "large rollback", abort: true, write: func(ctx context.Context, w *writer, tx pgx.Tx) ([]uint64, error) {
-			return nil, w.ghosts(ctx, tx, large)
+			return nil, w.ghosts(ctx, tx, w.l.s.o.large)
 		}})},
 		{name: "many savepoints", group: "writers", hold: brief(), inject: once(shape{name: "many savepoints", write: func(ctx context.Context, w *writer, tx pgx.Tx) ([]uint64, error) {
 			const savepoints = 300

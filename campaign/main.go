@@ -21,6 +21,7 @@ type options struct {
 	duration time.Duration
 	faults   int
 	rate     int
+	large    int
 	recovery time.Duration
 	only     string
 	root     string
@@ -36,6 +37,7 @@ func run() int {
 	flag.DurationVar(&o.duration, "duration", 6*time.Minute, "time over which the faults are spread")
 	flag.IntVar(&o.faults, "faults", 150, "how many faults at least")
 	flag.IntVar(&o.rate, "rate", 900, "events a second that the writers aim at")
+	flag.IntVar(&o.large, "large", 15_000, "rows of a large transaction")
 	flag.DurationVar(&o.recovery, "recovery", 30*time.Second, "how long the lag may take to return to zero once every fault is healed, beside the backlog")
 	flag.StringVar(&o.only, "only", "", "inject only faults whose name contains one of these words, separated by commas")
 	flag.StringVar(&o.root, "root", "..", "folder of the product's module")
@@ -88,7 +90,7 @@ func campaign(ctx context.Context, o options) (passed bool, err error) {
 	}()
 	replay := fmt.Sprintf("git checkout %s && make campaign ARGS='-seed %d -duration %s -faults %d'", commit, o.seed, o.duration, o.faults)
 	if o.only != "" {
-		replay = strings.TrimSuffix(replay, "'") + " -only " + o.only + "'"
+		replay = strings.TrimSuffix(replay, "'") + fmt.Sprintf(" -only %q'", o.only)
 	}
 	fmt.Fprintf(os.Stderr, "campaign: seed %d, commit %s%s, logs in %s\n", o.seed, commit, mark(dirty), o.logs)
 

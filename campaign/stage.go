@@ -310,7 +310,7 @@ func (s *stage) violate(what string) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	const most = 1000 // one broken run can find the same thing over and over
-	if len(s.found) < most {
+	if len(s.found) < most && !slices.ContainsFunc(s.found, func(found string) bool { return strings.HasSuffix(found, " "+what) }) {
 		s.found = append(s.found, time.Now().UTC().Format("15:04:05.000")+" "+what)
 	}
 }
