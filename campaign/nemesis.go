@@ -56,8 +56,8 @@ func makePlan(seed uint64, faults int, over time.Duration, words []string) []ste
 	if len(kinds) == 0 {
 		return nil
 	}
-	// About half of the time goes to the faults that are alone, and to healing and comparing.
-	mean := over / time.Duration(2*max(faults, 1))
+	// Most of the time goes to faults that wait for their like to end, to those that are alone, and to comparing.
+	mean := over / time.Duration(3*max(faults, 1))
 	var plan []step
 	var deck []fault
 	for len(plan) < faults+faults/spare {

@@ -188,6 +188,7 @@ func (s *stage) close(ctx context.Context) {
 	s.seats.Wait()
 	for _, l := range s.links {
 		l.down()
+		l.hop.close()
 	}
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), time.Minute)
 	defer cancel()
