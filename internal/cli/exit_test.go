@@ -13,6 +13,8 @@ import (
 	"testing"
 	"time"
 
+	"go.uber.org/goleak"
+
 	"github.com/sluicebox/sluicebox/internal/cli"
 )
 
@@ -21,7 +23,7 @@ func TestMain(m *testing.M) {
 	if mode := os.Getenv("CLI_TEST_MODE"); mode != "" {
 		os.Exit(cli.Main("prog", func(ctx context.Context) error { return stand(ctx, mode) })) //nolint:forbidigo // it is a main
 	}
-	m.Run()
+	goleak.VerifyTestMain(m)
 }
 
 func stand(ctx context.Context, mode string) error {

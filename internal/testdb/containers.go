@@ -58,7 +58,7 @@ func startContainers(ctx context.Context) (*stores, error) {
 	if err != nil {
 		return nil, errors.Join(fmt.Errorf("start ClickHouse in a container: %w", err), postgres.Terminate(ctx))
 	}
-	s := &stores{stop: func(ctx context.Context) error {
+	s := &stores{lingers: true, stop: func(ctx context.Context) error {
 		return errors.Join(clickhouse.Terminate(ctx), postgres.Terminate(ctx))
 	}}
 	for _, e := range []struct {

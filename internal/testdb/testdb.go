@@ -10,6 +10,7 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"net/http"
 	"net/url"
 	"os"
 	"strings"
@@ -22,6 +23,7 @@ import (
 	"github.com/google/uuid"
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgxpool"
+	"go.uber.org/goleak"
 
 	"github.com/sluicebox/sluicebox/internal/embedded"
 	"github.com/sluicebox/sluicebox/migrations"
@@ -36,6 +38,7 @@ type stores struct {
 	clickhouse     string
 	clickhouseHTTP string
 	stop           func(context.Context) error
+	lingers        bool // goroutines of the client that started them go on after stop
 }
 
 //nolint:gochecknoglobals // one pair of servers a test binary, started by the first test that needs it
@@ -45,22 +48,33 @@ var (
 	started  *stores
 )
 
-// Main runs the tests of a package and then stops the servers:
+// Main runs the tests of a package, stops the servers, and fails if a goroutine goes on:
 //
 //	func TestMain(m *testing.M) { testdb.Main(m) }
 func Main(m *testing.M) {
 	code := m.Run()
+	if err := end(); err != nil {
+		fmt.Fprintln(os.Stderr, "testdb:", err)
+		code = max(code, 1)
+	}
+	os.Exit(code) //nolint:forbidigo // the main of a test binary
+}
+
+func end() error {
 	sharedMu.Lock()
 	defer sharedMu.Unlock()
 	if started != nil {
 		ctx, cancel := context.WithTimeout(context.Background(), startTimeout)
 		defer cancel()
 		if err := started.stop(ctx); err != nil {
-			fmt.Fprintln(os.Stderr, "testdb:", err)
-			code = max(code, 1)
+			return err
+		}
+		if started.lingers {
+			return nil
 		}
 	}
-	os.Exit(code) //nolint:forbidigo // the main of a test binary
+	http.DefaultClient.CloseIdleConnections() // those of the tests
+	return goleak.Find()
 }
 
 func servers(tb testing.TB) *stores {

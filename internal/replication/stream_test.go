@@ -1,0 +1,72 @@
+package replication
+
+import (
+	"testing"
+	"time"
+
+	"github.com/sluicebox/sluicebox/internal/testdb"
+)
+
+func TestMain(m *testing.M) { testdb.Main(m) }
+
+// TestClose holds that what was acknowledged last reaches the server on the way out.
+func TestClose(t *testing.T) {
+	t.Parallel()
+	db := testdb.Migrated(t)
+	config := Config{URL: db.PostgresURL, Slot: db.Slot(t), Publication: "sluicebox", Schema: "public", Table: "event_outbox"}
+	pool := db.Postgres(t)
+	if _, err := EnsurePublication(t.Context(), pool, config); err != nil {
+		t.Fatal(err)
+	}
+	created, err := CreateSlot(t.Context(), config)
+	if err != nil {
+		t.Fatal(err)
+	}
+	created.Close(t.Context())
+	stream, err := Start(t.Context(), config, created.Start, created.Start)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(stream.Close)
+	_, err = pool.Exec(t.Context(), `INSERT INTO event_outbox (event_type, environment, event_context) SELECT 't', 'test', '{}' FROM generate_series(1, 10)`)
+	if err != nil {
+		t.Fatal(err)
+	}
+
+	rows, end := 0, uint64(0)
+	for end == 0 {
+		for _, event := range <-stream.Events() {
+			switch event.Kind {
+			case Insert:
+				rows++
+			case Commit:
+				if rows > 0 {
+					end = event.LSN
+				}
+			case Idle:
+			}
+		}
+	}
+	if rows != 10 {
+		t.Errorf("%d rows before their commit, want 10", rows)
+	}
+	stream.Ack(end)
+	stream.Close()
+	tick := time.NewTicker(10 * time.Millisecond) // the server needs a moment to read it
+	defer tick.Stop()
+	limit := time.After(time.Minute)
+	for {
+		slot, err := Slot(t.Context(), pool, config.Slot)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if slot.ConfirmedFlush == end {
+			return
+		}
+		select {
+		case <-tick.C:
+		case <-limit:
+			t.Fatalf("the slot is confirmed up to %d, want %d", slot.ConfirmedFlush, end)
+		}
+	}
+}
