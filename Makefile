@@ -92,6 +92,11 @@ $(GOLANGCI):
 	GOBIN=$(CURDIR)/.tools go install github.com/golangci/golangci-lint/v2/cmd/golangci-lint@$(GOLANGCI_VERSION)
 	@mv .tools/golangci-lint $@
 
+# Not part of ci: each bug costs a build and the run of a test.
+.PHONY: mutants
+mutants: stores ## show that the tests notice known bugs of the delivery path: make mutants ARGS='03 11'
+	go run ./mutants $(ARGS)
+
 # Not part of ci: it asks a vulnerability database, and a gate must not depend on what was published over night.
 .PHONY: vuln
 vuln: ## known vulnerabilities in what the code calls (needs the Go vulnerability database)

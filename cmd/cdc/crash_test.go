@@ -39,6 +39,18 @@ func TestKilledAtEachStep(t *testing.T) {
 			l.allMarked(t)
 		})
 	}
+	t.Run("after-write, and the next start gathers otherwise", func(t *testing.T) {
+		t.Parallel()
+		l := newLine(t)
+		d := l.start(t, "SLUICEBOX_FAILPOINT=after-write", "CDC_BATCH_MAX_ROWS=70")
+		d.wait(t, `"message":"streaming"`)
+		l.write(t, 100, 100)
+		if code := d.end(t); code != -1 {
+			t.Fatalf("exit code %d, want a kill", code)
+		}
+		l.start(t, "CDC_BATCH_MAX_ROWS=30")
+		l.allMarked(t)
+	})
 	t.Run("in the middle of one transaction", func(t *testing.T) {
 		t.Parallel()
 		l := newLine(t)

@@ -37,6 +37,8 @@ type ClickHouseOptions struct {
 	Password string
 	// MaxMemory limits the server, in bytes. 0: ClickHouse's own limit, 90 % of the machine.
 	MaxMemory int64
+	// Settings are those of the user sluicebox's profile, which hold for queries that do not set them.
+	Settings map[string]string
 	// NonInteractive runs the server so that it aborts when a client misbehaves, by a wrong password for example: a source of
 	// abrupt ends for fault tests.
 	NonInteractive bool

@@ -7,9 +7,11 @@ import (
 	"encoding/xml"
 	"errors"
 	"fmt"
+	"maps"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -57,7 +59,7 @@ const users = `<clickhouse>
     <default>
       <query_profiler_real_time_period_ns>0</query_profiler_real_time_period_ns>
       <query_profiler_cpu_time_period_ns>0</query_profiler_cpu_time_period_ns>
-    </default>
+%s    </default>
     <script>
       <profile>default</profile>
       <max_sessions_for_user>1</max_sessions_for_user>
@@ -70,7 +72,15 @@ const users = `<clickhouse>
 // configure writes the configuration.
 func (c *ClickHouse) configure() error {
 	digest := sha256.Sum256([]byte(c.password))
-	if err := os.WriteFile(c.users(), fmt.Appendf(nil, users, hex.EncodeToString(digest[:])), 0o600); err != nil {
+	var profile strings.Builder
+	for _, name := range slices.Sorted(maps.Keys(c.options.Settings)) {
+		value, err := escaped(c.options.Settings[name])
+		if err != nil {
+			return err
+		}
+		fmt.Fprintf(&profile, "      <%[1]s>%[2]s</%[1]s>\n", name, value)
+	}
+	if err := os.WriteFile(c.users(), fmt.Appendf(nil, users, hex.EncodeToString(digest[:]), profile.String()), 0o600); err != nil {
 		return err
 	}
 	path, err := escaped(c.users())

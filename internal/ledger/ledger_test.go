@@ -1,6 +1,7 @@
 package ledger_test
 
 import (
+	"context"
 	"errors"
 	"sync"
 	"testing"
@@ -40,24 +41,16 @@ func leading(t *testing.T) (*pgxpool.Pool, string, *ledger.Ledger) {
 
 func lead(t *testing.T, l *ledger.Ledger, takeoverAfter time.Duration) *ledger.Lead {
 	t.Helper()
-	tick := time.NewTicker(10 * time.Millisecond) // the server needs a moment to end the session of a leader that has ended
-	defer tick.Stop()
-	limit := time.After(time.Minute)
-	for {
-		lead, standby, err := l.TryLead(t.Context(), "test", takeoverAfter)
-		if err != nil {
+	var lead *ledger.Lead
+	until(t, "not leading", func() bool { // the server needs a moment to end the session of a leader that has ended
+		var err error
+		if lead, _, err = l.TryLead(t.Context(), "test", takeoverAfter); err != nil {
 			t.Fatal(err)
 		}
-		if lead != nil {
-			t.Cleanup(func() { lead.Close(t.Context()) })
-			return lead
-		}
-		select {
-		case <-tick.C:
-		case <-limit:
-			t.Fatalf("not leading: %+v", standby)
-		}
-	}
+		return lead != nil
+	})
+	t.Cleanup(func() { lead.Close(t.Context()) })
+	return lead
 }
 
 // publish writes n events and returns them as a batch.
@@ -295,6 +288,40 @@ func TestTrim(t *testing.T) {
 	}
 }
 
+// holdPlans makes every plan wait after it has looked at the epoch, until it is released.
+func holdPlans(t *testing.T, pool *pgxpool.Pool) (release func()) {
+	t.Helper()
+	conn, err := pool.Acquire(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, err = conn.Exec(t.Context(), `
+CREATE FUNCTION hold() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN PERFORM pg_advisory_xact_lock(1); RETURN NEW; END';
+CREATE TRIGGER hold BEFORE INSERT ON sluicebox.batch FOR EACH ROW EXECUTE FUNCTION hold();
+SELECT pg_advisory_lock(1)`)
+	if err != nil {
+		t.Fatal(err)
+	}
+	release = sync.OnceFunc(func() { _ = conn.Hijack().Close(context.WithoutCancel(t.Context())) })
+	t.Cleanup(release)
+	return release
+}
+
+// until waits until done gives true.
+func until(t *testing.T, problem string, done func() bool) {
+	t.Helper()
+	tick := time.NewTicker(10 * time.Millisecond)
+	defer tick.Stop()
+	limit := time.After(time.Minute)
+	for !done() {
+		select {
+		case <-tick.C:
+		case <-limit:
+			t.Fatal(problem)
+		}
+	}
+}
+
 func TestLead(t *testing.T) {
 	t.Parallel()
 	t.Run("of many at once, one leads and the others stand by", func(t *testing.T) {
@@ -329,6 +356,50 @@ func TestLead(t *testing.T) {
 		first.Close(t.Context())
 		if second := lead(t, ledger.New(pool, slot, "public", "event_outbox"), patience); second.Epoch != first.Epoch+1 {
 			t.Errorf("epoch %d after %d", second.Epoch, first.Epoch)
+		}
+	})
+	t.Run("waits for a plan that is under way, and finds it", func(t *testing.T) {
+		t.Parallel()
+		pool, slot := newPool(t)
+		old := ledger.New(pool, slot, "public", "event_outbox")
+		lead(t, old, patience)
+		b := publish(t, pool, 3)
+		release := holdPlans(t, pool)
+		planned := make(chan error, 1)
+		go func() { planned <- old.Plan(t.Context(), b) }()
+		waiting := func(n int) bool {
+			var is bool
+			err := pool.QueryRow(t.Context(), `SELECT count(*) = $1 FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'`, n).Scan(&is)
+			if err != nil {
+				t.Fatal(err)
+			}
+			return is
+		}
+		until(t, "the plan is not under way", func() bool { return waiting(1) })
+
+		found := make(chan int, 1)
+		go func() {
+			defer close(found)
+			next := ledger.New(pool, slot, "public", "event_outbox")
+			lead, standby, err := next.TryLead(t.Context(), "next", time.Nanosecond)
+			if lead == nil {
+				t.Errorf("not leading: %+v, %v", standby, err)
+				return
+			}
+			defer lead.Close(t.Context())
+			batches, err := next.Planned(t.Context())
+			if err != nil {
+				t.Error(err)
+			}
+			found <- len(batches)
+		}()
+		until(t, "nobody takes the lead", func() bool { return len(found) > 0 || waiting(2) })
+		release()
+		if err := <-planned; err != nil && !errors.Is(err, ledger.ErrFenced) {
+			t.Error(err)
+		}
+		if n := <-found; n != 1 {
+			t.Errorf("the successor found %d batches, want the one that was being planned", n)
 		}
 	})
 	t.Run("a leader whose lease is stale is succeeded, and its session ended", func(t *testing.T) {
