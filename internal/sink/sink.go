@@ -354,6 +354,7 @@ func joinAbort(insert driver.Batch, err error) error {
 var pinned = clickhouse.Settings{ //nolint:gochecknoglobals // a constant table
 	"async_insert":                                       0,                           // on by default from 26.2 (C1)
 	"insert_deduplicate":                                 1,                           //
+	"deduplicate_insert":                                 "enable",                    // where there is one, it overrides the former
 	"max_insert_block_size":                              1_048_449,                   // the limits at which the server cuts blocks (C4): far above ours
 	"max_insert_block_size_bytes":                        0,                           //
 	"min_insert_block_size_rows":                         1_048_449,                   //

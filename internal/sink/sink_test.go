@@ -110,7 +110,7 @@ func TestWrite(t *testing.T) {
 			"async_insert_use_adaptive_busy_timeout": "0", "async_insert_busy_timeout_max_ms": "600000",
 			"use_strict_insert_block_limits": "1", "max_insert_block_size": "100", "max_insert_block_size_bytes": "1000",
 			"min_insert_block_size_rows": "100", "min_insert_block_size_bytes": "1000",
-			"insert_deduplicate": "0",
+			"insert_deduplicate": "0", "deduplicate_insert": "disable",
 		}})
 		if err != nil {
 			t.Fatal(err)
@@ -126,8 +126,14 @@ func TestWrite(t *testing.T) {
 		ch := (&testdb.DB{ClickHouseURL: server.URL("default")}).ClickHouse(t)
 		for table, address := range map[string]string{"native": server.URL("default"), "http": server.HTTPURL("default")} {
 			t.Run(table, func(t *testing.T) {
-				if err := ch.Exec(t.Context(), `CREATE TABLE `+table+` AS event_log`); err != nil {
-					t.Fatal(err)
+				for _, sql := range []string{
+					`CREATE TABLE ` + table + ` AS event_log`,
+					`ALTER TABLE ` + table + ` ADD COLUMN async Bool MATERIALIZED getSetting('async_insert'),
+						ADD COLUMN deduplicate Bool MATERIALIZED getSetting('insert_deduplicate')`,
+				} {
+					if err := ch.Exec(t.Context(), sql); err != nil {
+						t.Fatal(err)
+					}
 				}
 				c := open(t, address, table)
 				b := newBatch(t, c, 1, 5000)
@@ -140,8 +146,17 @@ func TestWrite(t *testing.T) {
 				if err := ch.QueryRow(t.Context(), `SELECT count(), uniqExact(_part) FROM `+table).Scan(&rows, &parts); err != nil {
 					t.Fatal(err)
 				}
-				if rows != 5000 || parts != 1 { // at once, so not asynchronous
+				if rows != 5000 || parts != 1 {
 					t.Errorf("%d rows in %d parts, want 5000 in 1", rows, parts)
+				}
+				// Not seen in what is stored: the embedded engine has no queue for asynchronous inserts, and insert_deduplicate is for
+				// replicated tables.
+				var async, deduplicate bool
+				if err := ch.QueryRow(t.Context(), `SELECT max(async), min(deduplicate) FROM `+table).Scan(&async, &deduplicate); err != nil {
+					t.Fatal(err)
+				}
+				if async || !deduplicate {
+					t.Errorf("async_insert is %v, insert_deduplicate %v", async, deduplicate)
 				}
 			})
 		}
