@@ -26,7 +26,13 @@ type oracle struct {
 	report  func(violation string)
 
 	tampered atomic.Bool // the publication was changed on purpose: Postgres skips events until the daemon notices
-	ingested time.Time   // of the newest row that tail has read
+	looked   looks
+	ingested time.Time // of the newest row that tail has read
+}
+
+// looks counts the looks of an oracle that came to an end: one that never looked has found nothing either.
+type looks struct {
+	once, marks, flushed atomic.Int64
 }
 
 // tailMargin is how far behind the newest row tail reads again: a block may become visible later than one that was begun after it.
@@ -39,6 +45,7 @@ func (o *oracle) once(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("count: %w", err)
 	}
+	o.looked.once.Add(1)
 	if rows != ids {
 		o.report(fmt.Sprintf("duplicate: a plain SELECT counts %d rows of %d events", rows, ids))
 	}
@@ -123,6 +130,7 @@ func (o *oracle) marks(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	o.looked.marks.Add(1)
 	for _, id := range marked {
 		if _, ok := there[id]; !ok {
 			o.report(fmt.Sprintf("mark: event %d is marked processed, and is not in ClickHouse", id))
@@ -188,6 +196,7 @@ FROM pg_replication_slots r JOIN sluicebox.stream s ON s.slot = r.slot_name WHER
 	if err := o.tail(ctx); err != nil {
 		return err
 	}
+	o.looked.flushed.Add(1)
 	for _, key := range due {
 		if e, _ := o.journal.get(key); e.seen {
 			continue

@@ -178,6 +178,9 @@ FROM event_log WHERE id = 7)`
 			s := newScene(t)
 			test.damage(t, s)
 			s.look(t)
+			if s.looked.once.Load() != 2 || s.looked.marks.Load() != 2 || s.looked.flushed.Load() != 2 {
+				t.Error("the oracle did not look")
+			}
 			var kinds []string
 			for _, v := range s.found {
 				kind, _, _ := strings.Cut(v, ":")

@@ -13,18 +13,19 @@ import (
 
 // result is the line of the ledger that a run leaves.
 type result struct {
-	Date       string         `json:"date"`
-	Commit     string         `json:"commit"`
-	Seed       uint64         `json:"seed"`
-	Versions   versions       `json:"versions"`
-	Seconds    float64        `json:"seconds"`
-	Events     int64          `json:"events"` // committed
-	Faults     int            `json:"faults"`
-	ByKind     map[string]int `json:"faults_by_kind"`
-	Recovery   quantiles      `json:"recovery_seconds"` // from the end of a fault to an event that was committed since, in ClickHouse
-	Peak       peaks          `json:"peak"`             // of a daemon: bytes, goroutines, files
-	Violations int            `json:"violations"`
-	Found      []string       `json:"found,omitempty"` // the first violations
+	Date       string           `json:"date"`
+	Commit     string           `json:"commit"`
+	Seed       uint64           `json:"seed"`
+	Versions   versions         `json:"versions"`
+	Seconds    float64          `json:"seconds"`
+	Events     int64            `json:"events"` // committed
+	Faults     int              `json:"faults"`
+	ByKind     map[string]int   `json:"faults_by_kind"`
+	Recovery   quantiles        `json:"recovery_seconds"` // from the end of a fault to an event that was committed since, in ClickHouse
+	Peak       peaks            `json:"peak"`             // of a daemon: bytes, goroutines, files
+	Looks      map[string]int64 `json:"looks"`            // of the oracle, while the run lasted
+	Violations int              `json:"violations"`
+	Found      []string         `json:"found,omitempty"` // the first violations
 }
 
 type versions struct {
@@ -48,6 +49,8 @@ func (s *stage) result(ctx context.Context, began time.Time) *result {
 	// What can't be asked stays empty: the run has its result by then.
 	_ = s.scan(ctx, []any{&r.Versions.Postgres, &r.Events}, `SELECT current_setting('server_version'), (SELECT count(*) FROM event_outbox)`)
 	_ = s.click.QueryRow(ctx, `SELECT version()`).Scan(&r.Versions.ClickHouse)
+	looked := &s.oracle.looked
+	r.Looks = map[string]int64{"count": looked.once.Load(), "marks": looked.marks.Load(), "flushed": looked.flushed.Load()}
 	found := s.violations()
 	s.mu.Lock()
 	defer s.mu.Unlock()

@@ -25,9 +25,9 @@ func (s *stage) watchOracle(ctx context.Context) {
 
 // Bounds of a daemon. Two batches of 2000 events and what a Go program needs anyway are far below them.
 const (
-	mostResident    = 384 << 20 // bytes
-	mostGoroutines  = 150
-	mostFiles       = 100
+	mostResident    = 160 << 20 // bytes
+	mostGoroutines  = 60
+	mostFiles       = 60
 	mostConnections = 8 // six of the pool, the lock, the stream
 )
 
