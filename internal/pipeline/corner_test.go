@@ -360,7 +360,8 @@ func TestContentCodeThatIsNotListed(t *testing.T) {
 	r.run()
 	r.streaming(t)
 	r.writeBad(t, 100, 37) // 'bad' has three characters
-	r.soon(t, `SELECT count(*) >= 99 FROM event_outbox WHERE processed`)
+	r.wait(t, `SELECT count(*) = 99 FROM event_outbox WHERE processed`)
+	r.everything(t)
 }
 
 // Requests are read whole, whatever their size.

@@ -35,7 +35,7 @@ type writing struct {
 	sizes    []int            // of the pieces that b.Rest is to be sent in, first one first; what is left then is one more
 	suspects []batch.Rejected // rows that ClickHouse refuses even alone; they stay in b.Rest, at its end, until all others are stored
 	stored   int              // rows that ClickHouse took
-	strange  int              // answers in a row with a code that is in no list
+	strange  time.Time        // since when ClickHouse answers with codes that are in no list; zero: it does not
 }
 
 // noDeadline is how long an attempt may land if the table has no deadline constraint. Nothing enforces it.
@@ -85,11 +85,14 @@ func (w *writing) attempt(ctx context.Context) error {
 	case errors.As(err, &failure) && failure.Class == batch.Data:
 		return w.isolate(ctx, failure)
 	case failure != nil && failure.Class == batch.Unlisted: // an answer, so that nothing is on its way
-		if w.strange++; w.strange >= strangeTries {
+		if w.strange.IsZero() {
+			w.strange = began
+		}
+		if time.Since(w.strange) > strangeFor {
 			return w.isolate(ctx, failure)
 		}
 	default:
-		w.strange = 0
+		w.strange = time.Time{}
 		if err := w.mayLand(ctx); err != nil {
 			return err
 		}
@@ -97,8 +100,8 @@ func (w *writing) attempt(ctx context.Context) error {
 	return w.pause(ctx, err, "ClickHouse does not take a batch; it is sent again")
 }
 
-// strangeTries is how often ClickHouse must answer with a code that is in no list, until its cause is looked for in the content.
-const strangeTries = 6
+// strangeFor is for how long ClickHouse must answer with codes that are in no list, until their cause is looked for in the content.
+const strangeFor = 30 * time.Second
 
 // mayLand notes that the outcome of an attempt under the token is unknown.
 func (w *writing) mayLand(ctx context.Context) error {
@@ -367,11 +370,13 @@ func (w *writing) next(ctx context.Context) (more bool, err error) {
 	if w.p.config.HaltOnPoison && !w.b.Requested() {
 		return false, poisoned(w.suspects)
 	}
-	// Batches of few rows never reach their limit. If nothing at all is taken of one after the other, it is the table, too.
+	// Batches of few rows never reach their limit. If nothing at all is taken of one after the other, it is the table, too; at once, if
+	// ClickHouse does not even say that it is about the content.
 	if w.stored > 0 {
 		w.p.refused = 0
 	}
-	if w.stored == 0 && !w.b.Requested() && w.p.config.PoisonShare < 1 && w.p.refused+len(w.suspects) > fewSuspects {
+	tooMany := w.p.config.PoisonShare < 1 && w.p.refused+len(w.suspects) > fewSuspects
+	if w.stored == 0 && !w.b.Requested() && (tooMany || !w.strange.IsZero()) {
 		last := w.suspects[len(w.suspects)-1]
 		return true, w.wrongTable(ctx, &batch.Failure{Class: batch.Data, Err: errors.New(last.Reason)})
 	}

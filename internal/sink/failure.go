@@ -68,8 +68,9 @@ func classify(err error) error {
 		// The content itself: what can't be parsed, converted or held, mostly by an expression of the table (a constraint, a column that
 		// is computed) or of a view behind it. One of a view has failed after the table itself stored the rows.
 		failure.Class = batch.Data
-	case 159, 198, 201, 202, 203, 209, 210, 225, 236, 241, 242, 243, 252, 279, 285, 286, 306, 307, 319, 394, 425, 439, 499, 594, 667, 999:
-		// Network, overload, quotas, memory, disk, replicas, shutting down: it goes by itself.
+	case 49, 74, 75, 76, 159, 173, 198, 201, 202, 203, 209, 210, 218, 225, 236, 241, 242, 243, 246, 252, 271, 279, 285, 286, 306, 307, 319,
+		394, 425, 439, 473, 499, 594, 667, 733, 999, 1000, 1001, 1002:
+		// Network, overload, quotas, memory, disk, replicas, shutting down, faults within: never about the content.
 	default:
 		failure.Class = batch.Unlisted
 	}
