@@ -239,6 +239,21 @@ func (s *Snapshot) Close(ctx context.Context) {
 	_ = s.tx.Rollback(ctx) // read only; the session is dropped if this fails
 }
 
+// Awaited says whether somebody waits for a lock of the outbox that no reader may hold, as ALTER TABLE does.
+func (l *Ledger) Awaited(ctx context.Context) (awaited bool, err error) {
+	ctx, cancel := context.WithTimeout(ctx, statementTimeout)
+	defer cancel()
+	err = l.pool.QueryRow(ctx, `
+SELECT EXISTS (SELECT FROM pg_locks WHERE locktype = 'relation' AND mode = 'AccessExclusiveLock' AND NOT granted
+               AND database = (SELECT oid FROM pg_database WHERE datname = current_database())
+               AND relation IN (SELECT to_regclass($1)::oid UNION SELECT inhrelid FROM pg_inherits WHERE inhparent = to_regclass($1)::oid))`,
+		l.outbox()).Scan(&awaited)
+	if err != nil {
+		return false, fmt.Errorf("look for who waits for the outbox: %w", err)
+	}
+	return awaited, nil
+}
+
 // Unprocessed counts the rows that [Snapshot.Rows] will give.
 func (s *Snapshot) Unprocessed(ctx context.Context) (n int64, err error) {
 	if err := s.tx.QueryRow(ctx, `SELECT count(*) FROM `+s.ledger.outbox()+` o WHERE `+unprocessed, s.ledger.slot).Scan(&n); err != nil {

@@ -33,7 +33,11 @@ func (p *Pipeline) backfill(ctx context.Context, reason string, slot replication
 	if err != nil {
 		return err
 	}
-	defer snapshot.Close(ctx)
+	p.paging.Store(true)
+	defer func() {
+		snapshot.Close(ctx)
+		p.paging.Store(false)
+	}()
 	failpoint.Hit("slot-created")
 	rows, err := p.deliverSnapshot(ctx, snapshot)
 	if err != nil {

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"sync"
 	"testing"
 	"time"
 
@@ -298,4 +299,39 @@ func TestFailoverSlot(t *testing.T) {
 	r.streaming(t)
 	r.wait(t, `SELECT current_setting('server_version_num')::int < 170000 OR (to_jsonb(s)->>'failover')::boolean
 		FROM pg_replication_slots s WHERE slot_name = '`+r.slot+`'`)
+}
+
+func TestBackfillGivesWay(t *testing.T) {
+	t.Parallel()
+	r := newRig(t)
+	r.config.Limits.Rows = 10
+	r.write(t)
+	altered := make(chan error, 1)
+	var once sync.Once
+	sent := 0
+	r.sink.set(func(*batch.Batch) error {
+		if sent++; sent < 3 { // some of it is settled
+			return nil
+		}
+		once.Do(func() {
+			go func() {
+				_, err := r.pg.Exec(t.Context(), `ALTER TABLE event_outbox ADD COLUMN more int`)
+				altered <- err
+			}()
+		})
+		return &batch.Failure{Class: batch.Unknown, Err: errors.New("ClickHouse is down")} // for as long as the snapshot is open
+	})
+	r.run()
+	select {
+	case err := <-altered:
+		if err != nil {
+			t.Fatal(err)
+		}
+	case <-time.After(time.Minute):
+		t.Fatal("ALTER TABLE still waits for the backfill")
+	}
+	r.observer.said(t, "somebody waits to alter the outbox") // and not some time-out
+	r.sink.set(nil)
+	r.everything(t)
+	r.wait(t, `SELECT count(*) = 0 FROM sluicebox.incident`)
 }

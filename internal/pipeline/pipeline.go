@@ -16,6 +16,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"sync/atomic"
 	"time"
 
 	"github.com/cenkalti/backoff/v5"
@@ -94,6 +95,7 @@ type Pipeline struct {
 	log      zerolog.Logger
 
 	requests chan struct{} // holds one if operators want rows delivered again
+	paging   atomic.Bool   // a snapshot of the outbox is open
 
 	doing   State // what the session does, apart from pauses; set only while no batch is in flight
 	because string

@@ -36,6 +36,11 @@ func (p *Pipeline) watch(ctx context.Context, lead *ledger.Lead, watched *watch)
 		if err := p.checkSlot(ctx, watched.publication.Load()); err != nil {
 			return err
 		}
+		if p.paging.Load() {
+			if err := p.giveWay(ctx); err != nil {
+				return err
+			}
+		}
 		if beat%trimEvery == 0 {
 			if err := p.ledger.Trim(ctx, keep); err != nil {
 				return err
@@ -50,6 +55,16 @@ func (p *Pipeline) watch(ctx context.Context, lead *ledger.Lead, watched *watch)
 		}
 	}
 	return context.Cause(ctx)
+}
+
+// giveWay ends the session when somebody waits to alter the outbox: the snapshot of a backfill keeps them waiting, and everybody who
+// writes events waits behind them. What was settled is settled; the next session goes on with the rest.
+func (p *Pipeline) giveWay(ctx context.Context) error {
+	waits, err := p.ledger.Awaited(ctx)
+	if err == nil && waits {
+		err = errors.New("somebody waits to alter the outbox; the backfill lets them, and goes on then")
+	}
+	return err
 }
 
 // checkSlot looks for the losses that a running stream does not tell of (FACTS P5, P9), and whether too much WAL waits for us. want is
