@@ -15,6 +15,7 @@ GOVULNCHECK_VERSION := v1.9.0
 
 ARGS ?=
 PKGS ?= ./...
+FUZZTIME ?= 30s
 
 # Told by the repository; empty without one, as in a container build, which passes them on the command line.
 VERSION  ?= $(shell git describe --tags --match 'v*' --dirty=+dirty 2>/dev/null)
@@ -91,6 +92,14 @@ fmt: $(GOLANGCI) ## format the Go code
 $(GOLANGCI):
 	GOBIN=$(CURDIR)/.tools go install github.com/golangci/golangci-lint/v2/cmd/golangci-lint@$(GOLANGCI_VERSION)
 	@mv .tools/golangci-lint $@
+
+# A find is kept beside its target, in testdata/fuzz, and fails the ordinary tests from then on.
+.PHONY: fuzz
+fuzz: ## look for inputs that break a parser, for FUZZTIME each: make fuzz FUZZTIME=10m
+	@grep -roE --include='*_test.go' --exclude-dir=node_modules '^func Fuzz[A-Za-z]+' cmd internal outbox | sort | while IFS=: read -r file name; do \
+		echo "$${name#func }"; \
+		go test -run '^$$' -fuzz "^$${name#func }\$$" -fuzztime $(FUZZTIME) "./$$(dirname "$$file")"; \
+	done
 
 # Not part of ci: each bug costs a build and the run of a test.
 .PHONY: mutants

@@ -40,7 +40,8 @@ func parseTime(text []byte) (t time.Time, invalid string) {
 		return bad()
 	}
 	t = time.Date(parts[0], time.Month(parts[1]), parts[2], parts[3], parts[4], parts[5], nanos, time.UTC)
-	if t.Day() != parts[2] || int(t.Month()) != parts[1] { // time.Date would have wrapped it
+	hour, minute, second := t.Clock()
+	if [...]int{int(t.Month()), t.Day(), hour, minute, second} != [5]int(parts[1:]) { // time.Date would have wrapped it
 		return bad()
 	}
 	return t, ""

@@ -1,7 +1,9 @@
 package ledger
 
 import (
+	"bytes"
 	"math"
+	"slices"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
@@ -65,4 +67,26 @@ func TestMultirange(t *testing.T) {
 	if diff := cmp.Diff([][2]int64{{1, 4}, {7, 10}}, pairs); diff != "" {
 		t.Error(diff)
 	}
+}
+
+// FuzzDecodePlaces holds that what is read is written again as the same places.
+func FuzzDecodePlaces(f *testing.F) {
+	f.Add([]byte{})
+	f.Add(encodePlaces([]outbox.Row{{ID: 7, Position: outbox.Position{CommitLSN: 1 << 40, Ordinal: 3}}, {ID: 5, Position: outbox.Position{CommitLSN: 1 << 41}}}))
+	f.Add([]byte{0x80})
+	f.Add(bytes.Repeat([]byte{0xff}, 11))
+	f.Fuzz(func(t *testing.T, data []byte) {
+		places, err := decodePlaces(data)
+		if err != nil {
+			return
+		}
+		rows := make([]outbox.Row, len(places))
+		for i, p := range places {
+			rows[i] = outbox.Row{ID: p.id, Position: p.at}
+		}
+		again, err := decodePlaces(encodePlaces(rows))
+		if err != nil || !slices.Equal(places, again) {
+			t.Errorf("%v is read again as %v, %v", places, again, err)
+		}
+	})
 }

@@ -36,7 +36,7 @@ func (d *decoder) decode(data []byte) (event Event, ok bool, err error) {
 	if data[0] == 'I' { // the hot path: everything else comes once a transaction at most
 		return d.insert(data[1:])
 	}
-	message, err := pglogrepl.Parse(data)
+	message, err := parse(data)
 	if err != nil {
 		return Event{}, false, fmt.Errorf("decode pgoutput message %q: %w", data[0], err)
 	}
@@ -53,6 +53,16 @@ func (d *decoder) decode(data []byte) (event Event, ok bool, err error) {
 		return Event{}, false, d.announce(m)
 	}
 	return Event{}, false, nil
+}
+
+// parse is [pglogrepl.Parse], which panics if a message ends early.
+func parse(data []byte) (message pglogrepl.Message, err error) {
+	defer func() {
+		if damage := recover(); damage != nil {
+			err = fmt.Errorf("it is damaged: %v", damage)
+		}
+	}()
+	return pglogrepl.Parse(data)
 }
 
 func (d *decoder) announce(m *pglogrepl.RelationMessage) error {

@@ -7,6 +7,7 @@ import (
 	"maps"
 	"math/big"
 	"net/netip"
+	"regexp"
 	"slices"
 	"strconv"
 	"strings"
@@ -130,8 +131,9 @@ func reader(kind string) (read func(string) (any, error), nullable bool) {
 			return ip, err
 		}
 	case "Enum8", "Enum16":
+		names := enumNames(arguments)
 		read = func(s string) (any, error) {
-			if !strings.Contains(arguments, "'"+strings.ReplaceAll(s, "'", `\'`)+"' =") {
+			if !slices.Contains(names, s) {
 				return nil, errRange
 			}
 			return s, nil
@@ -153,6 +155,18 @@ var errRange = errors.New("out of range")
 func unwrap(kind, wrapper string) (inner string, ok bool) {
 	inner, ok = strings.CutPrefix(kind, wrapper+"(")
 	return strings.TrimSuffix(inner, ")"), ok
+}
+
+// enumName matches the name of an Enum's value, as ClickHouse writes it.
+var enumName = regexp.MustCompile(`'((?:[^'\\]|\\.)*)' = `)
+
+// enumNames are the names of an Enum's values: 'a' = 1, 'it\'s' = 2.
+func enumNames(arguments string) []string {
+	var names []string
+	for _, match := range enumName.FindAllStringSubmatch(arguments, -1) {
+		names = append(names, strings.NewReplacer(`\'`, `'`, `\\`, `\`).Replace(match[1]))
+	}
+	return names
 }
 
 // integer reads whole numbers of the width that the type's name ends with.

@@ -1,0 +1,73 @@
+package outbox_test
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"regexp"
+	"strings"
+	"testing"
+	"time"
+	"unicode/utf8"
+
+	"github.com/jackc/pgx/v5/pgconn"
+
+	"github.com/sluicebox/sluicebox/outbox"
+)
+
+// taking is a transaction that takes everything.
+type taking struct{ sent bool }
+
+func (s *taking) Exec(context.Context, string, ...any) (pgconn.CommandTag, error) {
+	s.sent = true
+	return pgconn.NewCommandTag("INSERT 0 1"), nil
+}
+
+func (*taking) Rollback(context.Context) error { return nil }
+
+// FuzzPublish holds that an event is sent only if Postgres can take it, and the daemon deliver it.
+func FuzzPublish(f *testing.F) {
+	f.Add("user has been created", "test", []byte(`{"email": "ada@example.com"}`), 1, "", int64(0))
+	f.Add("", "a\x00", []byte(`"\ud83d\ude00"`), -1, "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01", int64(1<<40))
+	f.Add(" ", "\xff", []byte(`"\\\u0000"`), 1<<31, "x", int64(-1<<40))
+	f.Add("t", "e", []byte(`{"\ud83d":"\ude00"}`), 1, "", int64(9223372036))
+	f.Fuzz(func(t *testing.T, kind, environment string, content []byte, version int, trace string, seconds int64) {
+		tx := &taking{}
+		at := time.Unix(seconds, 0).UTC()
+		err := outbox.Publish(t.Context(), tx, outbox.Event{
+			Type: kind, Environment: environment, Context: json.RawMessage(content), MetadataVersion: version, TraceContext: trace, Time: at,
+		})
+		if err != nil {
+			var invalid *outbox.InvalidError
+			if !errors.As(err, &invalid) || tx.sent {
+				t.Errorf("error is %v, sent: %v", err, tx.sent)
+			}
+			return
+		}
+		var whole any
+		bad := json.Unmarshal(content, &whole) != nil || strings.ContainsRune(fmt.Sprint(whole), 0) || !utf8.Valid(content) ||
+			strings.TrimSpace(kind) == "" || strings.ContainsRune(kind+environment, 0) || !utf8.ValidString(kind+environment) ||
+			version < 0 || version > 1<<31-1 || at.Year() < 1900 || at.Year() > 2262
+		if bad || !tx.sent {
+			t.Errorf("sent: %v; accepted %q in %q: %q, version %d, at %s", tx.sent, kind, environment, content, version, at)
+		}
+	})
+}
+
+// FuzzValidTraceContext holds it against the grammar of https://www.w3.org/TR/trace-context/.
+func FuzzValidTraceContext(f *testing.F) {
+	const valid = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"
+	for _, s := range []string{valid, valid + "-x", "cc" + valid[2:] + "-x", "ff" + valid[2:], "", strings.ToUpper(valid), "00-" + strings.Repeat("0", 32) + valid[35:]} {
+		f.Add(s)
+	}
+	grammar := regexp.MustCompile(`^([0-9a-f]{2})-([0-9a-f]{32})-([0-9a-f]{16})-[0-9a-f]{2}(-[!-~]*)?$`)
+	f.Fuzz(func(t *testing.T, s string) {
+		m := grammar.FindStringSubmatch(s)
+		want := m != nil && len(s) <= 255 && m[1] != "ff" && (m[1] != "00" || m[4] == "") &&
+			strings.Trim(m[2], "0") != "" && strings.Trim(m[3], "0") != ""
+		if got := outbox.ValidTraceContext(s); got != want {
+			t.Errorf("%q: %v, want %v", s, got, want)
+		}
+	})
+}
