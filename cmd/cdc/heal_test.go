@@ -1,11 +1,23 @@
 package main
 
 import (
+	"fmt"
 	"os"
 	"path/filepath"
 	"strings"
 	"testing"
 )
+
+// incident waits until one incident is as it should be. It ends after its rows are marked.
+func (l *line) incident(t *testing.T, like string) {
+	t.Helper()
+	eventually(t, func() string {
+		if n := l.count(t, `SELECT count(*) FROM sluicebox.incident WHERE `+like); n != 1 {
+			return fmt.Sprintf("%d incidents are recorded, want 1", n)
+		}
+		return ""
+	})
+}
 
 func TestDiskGuard(t *testing.T) {
 	t.Parallel()
@@ -27,9 +39,7 @@ func TestDiskGuard(t *testing.T) {
 	healed := func(t *testing.T, l *line) {
 		t.Helper()
 		l.allMarked(t)
-		if n := l.count(t, `SELECT count(*) FROM sluicebox.incident WHERE kind = 'disk_guard' AND ended_at IS NOT NULL AND rows = 3000`); n != 1 {
-			t.Errorf("%d incidents are recorded, want 1", n)
-		}
+		l.incident(t, `kind = 'disk_guard' AND ended_at IS NOT NULL AND rows = 3000`)
 	}
 	t.Run("the slot is dropped when too much WAL waits, not created while ClickHouse is down, and healed then", func(t *testing.T) {
 		t.Parallel()
@@ -164,12 +174,13 @@ func TestTimeline(t *testing.T) {
 	l.write(t, 100, 10)
 	l.start(t, "CDC_INSERT_DEADLINE=2s").wait(t, "an insert whose outcome is unknown may still land")
 	l.allMarked(t)
-	if n := l.count(t, timeline, l.slot); n != 2 {
-		t.Errorf("timeline %d is recorded, want 2", n)
-	}
-	if n := l.count(t, `SELECT count(*) FROM sluicebox.incident WHERE kind IN ('timeline', 'slot_missing') AND ended_at IS NOT NULL`); n != 1 {
-		t.Errorf("%d incidents are recorded, want 1", n)
-	}
+	eventually(t, func() string { // the rows are marked before that
+		if n := l.count(t, timeline, l.slot); n != 2 {
+			return fmt.Sprintf("timeline %d is recorded, want 2", n)
+		}
+		return ""
+	})
+	l.incident(t, `kind IN ('timeline', 'slot_missing') AND ended_at IS NOT NULL`)
 }
 
 func TestSlotInvalidated(t *testing.T) {
@@ -197,7 +208,5 @@ func TestSlotInvalidated(t *testing.T) {
 	lost(t)
 	l.start(t)
 	l.allMarked(t)
-	if n := l.count(t, `SELECT count(*) FROM sluicebox.incident WHERE kind = 'slot_lost' AND rows = 100 AND to_lsn > from_lsn`); n != 1 {
-		t.Errorf("%d incidents are recorded, want 1", n)
-	}
+	l.incident(t, `kind = 'slot_lost' AND rows = 100 AND to_lsn > from_lsn`)
 }
