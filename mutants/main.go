@@ -72,18 +72,22 @@ func run(ctx context.Context, chosen []string) error {
 		return err
 	}
 	passed := map[string]bool{} // tests that are known to pass without a bug
-	var survived []string
+	var problems []error
 	for _, m := range mutants {
 		if !isChosen(m) {
 			continue
 		}
 		fmt.Fprintf(os.Stderr, "%s … ", m.name)
 		if err := m.try(ctx, tree, passed); err != nil {
-			fmt.Fprintln(os.Stderr)
-			return fmt.Errorf("%s: %w", m.name, err)
+			fmt.Fprintln(os.Stderr, "not tried")
+			problems = append(problems, fmt.Errorf("%s: %w", m.name, err))
+			if ctx.Err() != nil {
+				break
+			}
+			continue
 		}
 		if m.caught == "" {
-			survived = append(survived, m.name)
+			problems = append(problems, fmt.Errorf("%s: its test does not notice it", m.name))
 		}
 		fmt.Fprintf(os.Stderr, "%s, %.0f s\n", m.verdict(), m.took.Seconds())
 		rows[m.name] = m.row()
@@ -91,10 +95,7 @@ func run(ctx context.Context, chosen []string) error {
 			return err
 		}
 	}
-	if len(survived) > 0 {
-		return fmt.Errorf("not noticed by their tests: %s", strings.Join(survived, ", "))
-	}
-	return nil
+	return errors.Join(problems...)
 }
 
 // load reads the patches.

@@ -130,6 +130,7 @@ func TestWrite(t *testing.T) {
 					`CREATE TABLE ` + table + ` AS event_log`,
 					`ALTER TABLE ` + table + ` ADD COLUMN async Bool MATERIALIZED getSetting('async_insert'),
 						ADD COLUMN deduplicate Bool MATERIALIZED getSetting('insert_deduplicate')`,
+					`SYSTEM STOP MERGES ` + table, // a part is a block
 				} {
 					if err := ch.Exec(t.Context(), sql); err != nil {
 						t.Fatal(err)
