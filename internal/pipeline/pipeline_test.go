@@ -371,3 +371,46 @@ func TestUnknownOutcome(t *testing.T) {
 	r.write(t)
 	r.everything(t)
 }
+
+// pausing calls a function after each look-up.
+type pausing struct {
+	pipeline.Sink
+
+	after func()
+}
+
+func (p pausing) Find(ctx context.Context, b *batch.Batch) (map[int64]struct{}, error) {
+	found, err := p.Sink.Find(ctx, b)
+	p.after()
+	return found, err
+}
+
+// TestDeadlineOfAFurtherAttempt holds that a pause after the look-up does not put the deadline off: an earlier attempt may land in it, and
+// its token be forgotten.
+func TestDeadlineOfAFurtherAttempt(t *testing.T) {
+	t.Parallel()
+	r := newRig(t)
+	r.sink.deadlineIn = time.Hour
+	r.sink.Sink = pausing{r.sink.Sink, func() {
+		r.sink.mu.Lock()
+		defer r.sink.mu.Unlock()
+		r.sink.deadlineIn = 24 * time.Hour // as if a day had passed
+	}}
+	attempts := 0
+	r.sink.set(func(b *batch.Batch) error {
+		if attempts++; attempts == 1 {
+			return &batch.Failure{Class: batch.Unknown, Err: errors.New("the reply is lost")}
+		}
+		if left := time.Until(b.Deadline); left > 2*time.Hour {
+			t.Errorf("the deadline is %s off, counted from after the look-up", left)
+		}
+		return nil
+	})
+	r.run()
+	r.streaming(t)
+	r.write(t)
+	r.everything(t)
+	if attempts != 2 {
+		t.Errorf("%d attempts, want 2", attempts)
+	}
+}

@@ -165,6 +165,12 @@ func (w *writing) renew(ctx context.Context) error {
 // keepMissing keeps the rows that ClickHouse does not have, and plans them anew under a later deadline. The token stays if the
 // rows do.
 func (w *writing) keepMissing(ctx context.Context) error {
+	// Counted from before the look-up. What lands after it is noted later than that, and so ClickHouse remembers the token until
+	// the deadline, however long this daemon is paused before it sends the rows again.
+	_, deadline, err := w.p.clock(ctx)
+	if err != nil {
+		return err
+	}
 	missing, err := w.p.missing(ctx, w.b)
 	if err != nil {
 		return err
@@ -182,14 +188,12 @@ func (w *writing) keepMissing(ctx context.Context) error {
 		w.until = time.Time{}
 		return nil
 	}
+	w.b.Deadline = deadline
 	return w.replan(ctx)
 }
 
 // replan stores the batch as it is now.
-func (w *writing) replan(ctx context.Context) (err error) {
-	if _, w.b.Deadline, err = w.p.clock(ctx); err != nil {
-		return err
-	}
+func (w *writing) replan(ctx context.Context) error {
 	if err := w.p.ledger.Replan(ctx, w.b); err != nil {
 		return err
 	}
@@ -198,8 +202,11 @@ func (w *writing) replan(ctx context.Context) (err error) {
 }
 
 // bind gives the rows a token of their own. Nothing can have been stored under it.
-func (w *writing) bind(ctx context.Context) error {
+func (w *writing) bind(ctx context.Context) (err error) {
 	w.b.Token, w.look, w.until = "", w.careful, time.Time{}
+	if _, w.b.Deadline, err = w.p.clock(ctx); err != nil {
+		return err
+	}
 	return w.replan(ctx)
 }
 
