@@ -395,7 +395,8 @@ func (m *model) wrong() string {
 func (m *model) act() {
 	switch m.pick(10, "what") {
 	case 0: // until it waits for a reply, or has nothing to do
-		for m.step(m.leader) && m.daemons[m.leader].at != waiting {
+		for went := true; went && m.daemons[m.leader].at != waiting; {
+			went = m.step(m.leader)
 		}
 	case 1:
 		if len(m.inFlight) > 0 {
