@@ -153,20 +153,17 @@ func (l *Ledger) Passed(ctx context.Context, horizon uint64) (passed bool, err e
 }
 
 // Requested returns rows that operators want delivered again, limit at most and not many more bytes than that, in the order of ids, at a
-// position of the caller's. Requests for rows that the outbox lacks, or that delivery will come to by itself, are forgotten: a row is fit if it was delivered before,
-// or put into quarantine.
+// position of the caller's. Requests for rows that the outbox lacks, or that delivery will come to by itself, are forgotten: a row is
+// fit if it was delivered before, or put into quarantine.
 func (l *Ledger) Requested(ctx context.Context, at outbox.Position, limit, bytes int) ([]outbox.Row, error) {
 	ctx, cancel := context.WithTimeout(ctx, settleTimeout)
 	defer cancel()
 	const fit = `(o.processed OR EXISTS (SELECT FROM sluicebox.quarantine q WHERE q.slot = $1 AND q.id = o.id))`
-	_, err := l.pool.Exec(ctx, `
-DELETE FROM sluicebox.redelivery r WHERE r.slot = $1 AND EXISTS (SELECT FROM sluicebox.stream s WHERE s.slot = $1 AND s.epoch = $2)
-   AND NOT EXISTS (SELECT FROM `+l.outbox()+` o WHERE o.id = r.id AND `+fit+`)`, l.slot, l.epoch)
-	if err != nil {
-		return nil, fmt.Errorf("look for rows to deliver again: %w", err)
+	if err := l.forgetRequests(ctx, `NOT EXISTS (SELECT FROM `+l.outbox()+` o WHERE o.id = r.id AND `+fit+`)`); err != nil {
+		return nil, err
 	}
 	var out []outbox.Row
-	err = l.rows(ctx, l.pool, `WHERE id IN (SELECT id FROM sluicebox.redelivery WHERE slot = $1 ORDER BY id LIMIT $2) AND `+fit+` ORDER BY id`,
+	err := l.rows(ctx, l.pool, `WHERE id IN (SELECT id FROM sluicebox.redelivery WHERE slot = $1 ORDER BY id LIMIT $2) AND `+fit+` ORDER BY id`,
 		func(row *outbox.Row) error {
 			row.Position = at
 			out = append(out, *row)
@@ -187,10 +184,16 @@ var errEnough = errors.New("enough rows are read")
 func (l *Ledger) ForgetRequests(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, statementTimeout)
 	defer cancel()
+	return l.forgetRequests(ctx, `true`)
+}
+
+// forgetRequests removes those that a condition on r is true for. A fenced daemon removes none.
+func (l *Ledger) forgetRequests(ctx context.Context, condition string) error {
 	_, err := l.pool.Exec(ctx, `
-DELETE FROM sluicebox.redelivery r WHERE r.slot = $1 AND EXISTS (SELECT FROM sluicebox.stream s WHERE s.slot = $1 AND s.epoch = $2)`, l.slot, l.epoch)
+DELETE FROM sluicebox.redelivery r WHERE r.slot = $1 AND EXISTS (SELECT FROM sluicebox.stream s WHERE s.slot = $1 AND s.epoch = $2)
+   AND `+condition, l.slot, l.epoch)
 	if err != nil {
-		return fmt.Errorf("forget the requests: %w", err)
+		return fmt.Errorf("forget requests: %w", err)
 	}
 	return nil
 }

@@ -132,9 +132,7 @@ func TestUnrepairedLoss(t *testing.T) {
 	r.streaming(t)
 	r.write(t)
 	r.everything(t)
-	if err := stop(); err != nil {
-		t.Fatal(err)
-	}
+	r.ended(t, stop)
 	if err := r.ch.Exec(t.Context(), `TRUNCATE TABLE event_log`); err != nil {
 		t.Fatal(err)
 	}
@@ -142,10 +140,7 @@ func TestUnrepairedLoss(t *testing.T) {
 	r.wait(t, `SELECT count(*) = 1 FROM sluicebox.incident WHERE kind = 'clickhouse' AND ended_at IS NULL`)
 	r.write(t)
 	r.wait(t, `SELECT count(*) = 200 FROM event_outbox WHERE processed`)
-	if err := stop(); err != nil {
-		t.Fatal(err)
-	}
-	r.notRead(t)
+	r.ended(t, stop)
 	r.run()
 	r.write(t)
 	r.wait(t, `SELECT count(*) = 300 FROM event_outbox WHERE processed`)
@@ -199,9 +194,7 @@ func TestTargetWithoutPositions(t *testing.T) {
 	r.streaming(t)
 	r.write(t)
 	r.everything(t)
-	if err := stop(); err != nil {
-		t.Fatal(err)
-	}
+	r.ended(t, stop)
 	r.run()
 	r.write(t)
 	r.soon(t, `SELECT count(*) = 200 FROM event_outbox WHERE processed`)
@@ -281,9 +274,7 @@ func TestRequestAfterACrash(t *testing.T) {
 	r.streaming(t)
 	r.writeBad(t, 100, 37)
 	r.quarantined(t, 1)
-	if err := stop(); err != nil {
-		t.Fatal(err)
-	}
+	r.ended(t, stop)
 	r.config.HaltOnPoison = true
 	r.sink.set(func(*batch.Batch) error {
 		r.abandon(t)
@@ -340,9 +331,7 @@ func TestIncidentLeftOpen(t *testing.T) {
 	r := newRig(t)
 	stop := r.run()
 	r.streaming(t)
-	if err := stop(); err != nil {
-		t.Fatal(err)
-	}
+	r.ended(t, stop)
 	r.exec(t, `INSERT INTO sluicebox.incident (slot, kind, reason, from_lsn) VALUES ($1, 'slot_lost', 'test', '0/1')`, r.slot)
 	r.run()
 	r.write(t)
@@ -401,9 +390,7 @@ func TestRepairedLoss(t *testing.T) {
 	r.everything(t)
 	r.exec(t, `INSERT INTO event_outbox (event_type, environment, event_context, event_date_time) VALUES ('t', 'bad', '{}', 'infinity')`)
 	r.wait(t, `SELECT count(*) = 1 FROM sluicebox.quarantine`)
-	if err := stop(); err != nil {
-		t.Fatal(err)
-	}
+	r.ended(t, stop)
 	if err := r.ch.Exec(t.Context(), `TRUNCATE TABLE event_log`); err != nil {
 		t.Fatal(err)
 	}
@@ -412,9 +399,7 @@ func TestRepairedLoss(t *testing.T) {
 	r.exec(t, `INSERT INTO sluicebox.redelivery (slot, id) SELECT $1, id FROM event_outbox WHERE processed`, r.slot)
 	r.wait(t, `SELECT count(*) = 0 FROM sluicebox.redelivery`)
 	r.everything(t)
-	if err := stop(); err != nil {
-		t.Fatal(err)
-	}
+	r.ended(t, stop)
 	r.run()
 	r.soon(t, `SELECT count(*) = 0 FROM sluicebox.incident WHERE ended_at IS NULL`)
 }

@@ -124,11 +124,24 @@ func (p *Pipeline) settle(ctx context.Context, b *batch.Batch) error {
 
 // without returns ids but for some.
 func without(ids, gone []int64) []int64 {
-	set := make(map[int64]struct{}, len(gone))
-	for _, id := range gone {
+	set := setOf(gone)
+	return slices.DeleteFunc(ids, func(id int64) bool { _, is := set[id]; return is })
+}
+
+func setOf(ids []int64) map[int64]struct{} {
+	set := make(map[int64]struct{}, len(ids))
+	for _, id := range ids {
 		set[id] = struct{}{}
 	}
-	return slices.DeleteFunc(ids, func(id int64) bool { _, is := set[id]; return is })
+	return set
+}
+
+func idsOf(rejected []batch.Rejected) []int64 {
+	ids := make([]int64, len(rejected))
+	for i, r := range rejected {
+		ids[i] = r.ID
+	}
+	return ids
 }
 
 // untilPassed tries something that needs rows to be visible, which they may not be yet (FACTS P1). passed says that every transaction

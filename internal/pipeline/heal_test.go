@@ -24,12 +24,6 @@ func (r *rig) healed(t *testing.T, kind string) {
 	}
 }
 
-// notRead waits until the server has ended the session that read the slot.
-func (r *rig) notRead(t *testing.T) {
-	t.Helper()
-	r.wait(t, `SELECT count(*) = 0 FROM pg_replication_slots WHERE slot_name = '`+r.slot+`' AND active`)
-}
-
 func TestIncidents(t *testing.T) {
 	t.Parallel()
 	// lose makes the running or stopped pipeline lose rows of the stream.
@@ -69,10 +63,7 @@ func TestIncidents(t *testing.T) {
 			r.streaming(t)
 			r.write(t)
 			r.everything(t)
-			if err := stop(); err != nil {
-				t.Fatal(err)
-			}
-			r.notRead(t)
+			r.ended(t, stop)
 			lose(t, r)
 			r.run()
 			r.healed(t, kind)
@@ -124,10 +115,7 @@ func TestIncidents(t *testing.T) {
 		r := newRig(t)
 		stop := r.run()
 		r.streaming(t)
-		if err := stop(); err != nil {
-			t.Fatal(err)
-		}
-		r.notRead(t)
+		r.ended(t, stop)
 		r.exec(t, `SELECT pg_drop_replication_slot($1)`, r.slot)
 		r.write(t)
 		r.sink.set(func(*batch.Batch) error {
@@ -146,10 +134,7 @@ func TestIncidents(t *testing.T) {
 		r := newRig(t)
 		stop := r.run()
 		r.streaming(t)
-		if err := stop(); err != nil {
-			t.Fatal(err)
-		}
-		r.notRead(t)
+		r.ended(t, stop)
 		r.exec(t, `INSERT INTO sluicebox.incident (slot, kind, reason, from_lsn, to_lsn, rows, ended_at)
 			SELECT $1, 'slot_lost', 'test', '0/1', '0/2', 0, clock_timestamp() + interval '1 s' FROM generate_series(1, 3)`, r.slot)
 		r.exec(t, `SELECT pg_drop_replication_slot($1)`, r.slot)
@@ -169,9 +154,7 @@ func TestMarksUndone(t *testing.T) {
 	r.streaming(t)
 	r.write(t)
 	r.everything(t)
-	if err := stop(); err != nil {
-		t.Fatal(err)
-	}
+	r.ended(t, stop)
 	// As a restore of Postgres to an earlier time does; and an id comes again, for another event.
 	r.exec(t, `UPDATE event_outbox SET processed = false, processed_at = NULL`)
 	r.exec(t, `UPDATE event_outbox SET event_date_time = event_date_time + interval '1 minute' WHERE id = 7`)

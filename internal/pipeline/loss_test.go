@@ -150,9 +150,7 @@ func TestPublicationAltered(t *testing.T) {
 		r := newRig(t)
 		stop := r.run()
 		r.streaming(t)
-		if err := stop(); err != nil {
-			t.Fatal(err)
-		}
+		r.ended(t, stop)
 		r.exec(t, `ALTER PUBLICATION sluicebox SET (publish = 'update')`)
 		r.write(t)
 		r.exec(t, `ALTER PUBLICATION sluicebox SET (publish = 'insert')`)

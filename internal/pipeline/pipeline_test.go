@@ -224,6 +224,21 @@ func (r *rig) abandon(t *testing.T) {
 	r.exec(t, `UPDATE sluicebox.stream SET epoch = epoch + 1`)
 }
 
+// ended stops the pipeline, which must succeed, and waits until the server has ended the session that read the slot.
+func (r *rig) ended(t *testing.T, stop func() error) {
+	t.Helper()
+	if err := stop(); err != nil {
+		t.Fatal(err)
+	}
+	r.notRead(t)
+}
+
+// notRead waits until the server has ended the session that read the slot.
+func (r *rig) notRead(t *testing.T) {
+	t.Helper()
+	r.wait(t, `SELECT count(*) = 0 FROM pg_replication_slots WHERE slot_name = '`+r.slot+`' AND active`)
+}
+
 // fenced waits until a pipeline that was abandoned has ended.
 func (r *rig) fenced(t *testing.T) {
 	t.Helper()
@@ -254,9 +269,7 @@ func TestPlannedBatch(t *testing.T) {
 		r.sink.set(func(b *batch.Batch) error { tokens = append(tokens, b.Token); return nil })
 		stop := r.run()
 		r.everything(t)
-		if err := stop(); err != nil {
-			t.Fatal(err)
-		}
+		r.ended(t, stop)
 		if len(tokens) != 1 || tokens[0] != token {
 			t.Errorf("sent under %q, planned under %q", tokens, token)
 		}

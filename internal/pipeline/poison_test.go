@@ -62,19 +62,14 @@ func TestPoison(t *testing.T) {
 		stop := r.run()
 		r.streaming(t)
 		r.quarantined(t, 2)
-		if err := stop(); err != nil {
-			t.Fatal(err)
-		}
-		r.notRead(t)
+		r.ended(t, stop)
 		r.exec(t, `SELECT pg_drop_replication_slot($1)`, r.slot)
 		r.write(t)
 		attempts := 0
 		r.sink.set(func(*batch.Batch) error { attempts++; return nil })
 		stop = r.run()
 		r.wait(t, `SELECT count(*) = 198 FROM event_outbox WHERE processed`)
-		if err := stop(); err != nil {
-			t.Fatal(err)
-		}
+		r.ended(t, stop)
 		r.quarantined(t, 2)
 		if attempts != 1 {
 			t.Errorf("%d inserts, want 1: what is in quarantine is not tried again", attempts)
@@ -410,11 +405,8 @@ func TestCarriedColumns(t *testing.T) {
 		r.exec(t, write)
 		r.wait(t, `SELECT count(*) = 200 FROM event_outbox WHERE processed`)
 		tenants(t, r, 100)
-		if err := stop(); err != nil {
-			t.Fatal(err)
-		}
+		r.ended(t, stop)
 		r.exec(t, write)
-		r.notRead(t)
 		r.exec(t, `SELECT pg_drop_replication_slot($1)`, r.slot)
 		r.run()
 		r.wait(t, `SELECT count(*) = 300 FROM event_outbox WHERE processed`)

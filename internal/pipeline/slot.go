@@ -140,30 +140,24 @@ SELECT system_identifier::text, ('x' || left(pg_walfile_name(pg_current_wal_lsn(
 
 // heal reads from the table what the slot does not hold, if there is anything.
 func (p *Pipeline) heal(ctx context.Context, was, now ledger.State, slot replication.SlotState) error {
+	reason := "first start"
 	switch was.Phase {
 	case ledger.PhaseNew:
-		return p.backfill(ctx, "first start", slot, now)
 	case ledger.PhaseBackfill: // its incident is open, unless it was the first start
-		reason := "an earlier backfill did not end"
+		reason = "an earlier backfill did not end"
 		if p.lost != nil {
 			reason = p.lost.Reason
 		}
-		if err := p.backOff(ctx); err != nil {
-			return err
-		}
-		if err := p.otherHistory(ctx, was, now); err != nil {
-			return err
-		}
-		return p.backfill(ctx, reason, slot, now)
 	case ledger.PhaseStream:
-	}
-	gap := gap(was, now, slot)
-	if gap == nil {
-		_, err := p.ledger.EndLoss(ctx, was.AckedLSN) // of a daemon that died before it could
-		return err
-	}
-	if err := p.begin(ctx, gap); err != nil {
-		return err
+		gap := gap(was, now, slot)
+		if gap == nil {
+			_, err := p.ledger.EndLoss(ctx, was.AckedLSN) // of a daemon that died before it could
+			return err
+		}
+		if err := p.begin(ctx, gap); err != nil {
+			return err
+		}
+		reason = gap.Reason
 	}
 	if err := p.backOff(ctx); err != nil {
 		return err
@@ -171,7 +165,7 @@ func (p *Pipeline) heal(ctx context.Context, was, now ledger.State, slot replica
 	if err := p.otherHistory(ctx, was, now); err != nil {
 		return err
 	}
-	return p.backfill(ctx, gap.Reason, slot, now)
+	return p.backfill(ctx, reason, slot, now)
 }
 
 // otherHistory waits, after a failover or a restore, until no insert can land any more whose plan the ledger has lost with it.
@@ -179,12 +173,13 @@ func (p *Pipeline) otherHistory(ctx context.Context, was, now ledger.State) erro
 	if was.SystemIdentifier == "" || was.SystemIdentifier == now.SystemIdentifier && was.Timeline == now.Timeline {
 		return nil
 	}
-	at, until, err := p.clock(ctx)
+	_, deadline, err := p.clock(ctx)
 	if err != nil {
 		return err
 	}
-	if until.IsZero() {
-		until = at.Add(noDeadline)
+	until, err := p.lands(ctx, deadline)
+	if err != nil {
+		return err
 	}
 	return p.outlive(ctx, until)
 }

@@ -38,9 +38,6 @@ type writing struct {
 	strange  time.Time        // since when ClickHouse answers with codes that are in no list; zero: it does not
 }
 
-// noDeadline is how long an attempt may land if the table has no deadline constraint. Nothing enforces it.
-const noDeadline = 5 * time.Minute
-
 func (w *writing) run(ctx context.Context) error {
 	defer func() {
 		if w.wait.paused {
@@ -105,12 +102,9 @@ const strangeFor = 30 * time.Second
 
 // mayLand notes that the outcome of an attempt under the token is unknown.
 func (w *writing) mayLand(ctx context.Context) error {
-	if w.until = w.b.Deadline; w.until.IsZero() {
-		now, _, err := w.p.clock(ctx)
-		if err != nil {
-			return err
-		}
-		w.until = now.Add(noDeadline)
+	var err error
+	if w.until, err = w.p.lands(ctx, w.b.Deadline); err != nil {
+		return err
 	}
 	if w.until.After(w.p.late) {
 		w.p.late = w.until
@@ -220,6 +214,16 @@ func (w *writing) quiet(ctx context.Context) error {
 	return err
 }
 
+// lands is until when, on ClickHouse's clock, an insert with a deadline may land. Nothing enforces it if the table has no such constraint.
+func (p *Pipeline) lands(ctx context.Context, deadline time.Time) (time.Time, error) {
+	const noDeadline = 5 * time.Minute
+	if !deadline.IsZero() {
+		return deadline, nil
+	}
+	now, _, err := p.clock(ctx)
+	return now.Add(noDeadline), err
+}
+
 // outlive waits until an insert that is on its way can't land any more: until then, on ClickHouse's clock.
 func (p *Pipeline) outlive(ctx context.Context, until time.Time) error {
 	for told := false; !until.IsZero(); told = true {
@@ -313,13 +317,10 @@ func (w *writing) isolate(ctx context.Context, failure *batch.Failure) error {
 // suspect moves rows to the end of what is still to be sent.
 func (w *writing) suspect(rejected []batch.Rejected) {
 	w.suspects = append(w.suspects, rejected...)
-	set := make(map[int64]struct{}, len(rejected))
-	for _, r := range rejected {
-		set[r.ID] = struct{}{}
-	}
+	refused := setOf(idsOf(rejected))
 	good := make([]outbox.Row, 0, len(w.b.Rows))
 	for _, row := range w.b.Rows {
-		if _, bad := set[row.ID]; bad {
+		if _, bad := refused[row.ID]; bad {
 			w.b.Rest = append(w.b.Rest, row)
 		} else {
 			good = append(good, row)
@@ -401,12 +402,9 @@ func (w *writing) giveUp(ctx context.Context, rejected []batch.Rejected) error {
 	if err := w.quiet(ctx); err != nil {
 		return err
 	}
-	gone := make([]int64, len(rejected))
-	for i, r := range rejected {
-		gone[i] = r.ID
-	}
-	is := func(row outbox.Row) bool { return slices.Contains(gone, row.ID) }
-	w.b.Rest = slices.DeleteFunc(w.b.Rest, is)
+	gone := idsOf(rejected)
+	set := setOf(gone)
+	w.b.Rest = slices.DeleteFunc(w.b.Rest, func(row outbox.Row) bool { _, is := set[row.ID]; return is })
 	w.b.IDs = without(w.b.IDs, gone)
 	w.b.Rejected = append(w.b.Rejected, rejected...)
 	if err := w.bind(ctx); err != nil {
@@ -448,11 +446,7 @@ func (w *writing) withdraw(ctx context.Context, deleted []batch.Rejected) error 
 	for i, row := range missing {
 		rejected[i] = batch.Rejected{ID: row.ID, Position: row.Position, Reason: reasons[row.ID]}
 	}
-	gone := make([]int64, len(deleted)) // can't be marked
-	for i, r := range deleted {
-		gone[i] = r.ID
-	}
-	w.b.IDs = without(w.b.IDs, gone)
+	w.b.IDs = without(w.b.IDs, idsOf(deleted)) // they can't be marked
 	return w.giveUp(ctx, rejected)
 }
 

@@ -145,7 +145,7 @@ func reader(kind string) (read func(string) (any, error), nullable bool) {
 	case "DateTime":
 		read = times("", time.Unix(0, 0), time.Unix(1<<32, 0))
 	case "DateTime64":
-		read = times("", time.Date(1900, 1, 1, 0, 0, 0, 0, time.UTC), time.Date(2262, 4, 11, 0, 0, 0, 0, time.UTC))
+		read = times("", batch.MinTime, batch.MaxTime)
 	}
 	return read, nullable
 }

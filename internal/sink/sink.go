@@ -127,22 +127,23 @@ func (c *ClickHouse) Write(ctx context.Context, b *batch.Batch) error {
 	if err != nil {
 		return err
 	}
-	_, ignored := target.carry(b)
+	carried, ignored := target.carry(b)
 	if !slices.Equal(ignored, c.ignored) { // the table may have got the columns since it was looked at
 		if target, err = c.Check(ctx); err != nil {
 			return err
 		}
-		_, c.ignored = target.carry(b)
+		carried, c.ignored = target.carry(b)
 	}
 	b.Ignored = c.ignored
-	if err := c.write(ctx, target, b); err != nil {
+	if err := c.write(ctx, target, b, carried); err != nil {
 		c.forget()
 		return classify(fmt.Errorf("write batch %d: %w", b.Seq, err))
 	}
 	return nil
 }
 
-func (c *ClickHouse) write(ctx context.Context, target *Target, b *batch.Batch) error {
+// write sends the batch, and with it the columns at some places of More.
+func (c *ClickHouse) write(ctx context.Context, target *Target, b *batch.Batch, carried []int) error {
 	settings := clickhouse.Settings{}
 	for name, value := range pinned {
 		if target.Known[name] {
@@ -151,7 +152,6 @@ func (c *ClickHouse) write(ctx context.Context, target *Target, b *batch.Batch) 
 	}
 	settings["insert_deduplication_token"] = b.Token
 	columns, names := target.insertColumns(), target.names
-	carried, _ := target.carry(b)
 	more := make([][]any, len(carried))
 	rejected := rejecting{}
 	for i, place := range carried {
