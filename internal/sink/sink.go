@@ -82,7 +82,7 @@ func (c *ClickHouse) Clock(ctx context.Context) (now, deadline time.Time, err er
 	if err != nil {
 		return time.Time{}, time.Time{}, err
 	}
-	now = time.Now().Add(target.ClockOffset)
+	now = target.now()
 	if target.HasDeadline {
 		deadline = now.Add(c.deadline).Truncate(time.Second)
 	}

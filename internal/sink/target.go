@@ -17,12 +17,12 @@ import (
 
 // Target is what the sink found out about the table.
 type Target struct {
-	Window      uint64        // blocks whose tokens are remembered; 0: tokens do nothing (C2)
-	Partition   string        // key; empty: the table has none
-	HasDeadline bool          // the table refuses inserts after their deadline (C9)
-	ClockOffset time.Duration // ClickHouse's clock minus ours
+	Window      uint64 // blocks whose tokens are remembered; 0: tokens do nothing (C2)
+	Partition   string // key; empty: the table has none
+	HasDeadline bool   // the table refuses inserts after their deadline (C9)
 	Known       map[string]bool
-	Seen        time.Time
+	Seen        time.Time // on our clock
+	ServerTime  time.Time // the same moment on ClickHouse's
 
 	quoted  string
 	names   string // of columns, as SQL writes the list
@@ -36,6 +36,10 @@ const (
 	deadlineColumn     = "write_deadline"
 	deadlineConstraint = "written_in_time"
 )
+
+// now is ClickHouse's time. It goes on from the last look by our monotonic clock: a step of our wall clock must not end the wait for an insert
+// that may still land.
+func (t *Target) now() time.Time { return t.ServerTime.Add(time.Since(t.Seen)) }
 
 func (t *Target) has(column string) bool { _, ok := t.types[column]; return ok }
 
@@ -61,7 +65,7 @@ func (c *ClickHouse) inspect(ctx context.Context) (*Target, error) {
 		return nil, fmt.Errorf("ask ClickHouse for its time: %w", err)
 	}
 	t.Seen = time.Now()
-	t.ClockOffset = now.Sub(asked.Add(t.Seen.Sub(asked) / 2))
+	t.ServerTime = now.Add(t.Seen.Sub(asked) / 2)
 
 	var engine, create, settings, partition string
 	err := c.conn.QueryRow(ctx, `SELECT engine, engine_full, create_table_query, partition_key FROM system.tables
