@@ -24,6 +24,8 @@ const (
 	codeWrongPasswordOld   = 193
 	codeRequiredPassword   = 194 // what HTTP says for a wrong one
 	codeReadonly           = 164
+	codeReadonlyTable      = 242
+	codeTableSetReadonly   = 774 // by the setting table_readonly
 )
 
 // classify says what an error means for the rows of a batch.
@@ -62,13 +64,13 @@ func classify(err error) error {
 		failure.Class, failure.Hint = batch.Configuration, "compare the table with migrations/clickhouse"
 	case codeNotGranted:
 		failure.Class, failure.Hint = batch.Configuration, "grant the user INSERT and SELECT on the table"
-	case codeReadonly:
+	case codeReadonly, codeReadonlyTable, codeTableSetReadonly:
 		failure.Hint = "the table or the user is read-only at the moment"
 	case 6, 25, 26, 27, 38, 41, 69, 70, 72, 117, 131, 153, 321, 349, 376, 395, 407, 441, 467, 632, 675, 676, 691:
 		// The content itself: what can't be parsed, converted or held, mostly by an expression of the table (a constraint, a column that
 		// is computed) or of a view behind it. One of a view has failed after the table itself stored the rows.
 		failure.Class = batch.Data
-	case 49, 74, 75, 76, 159, 173, 198, 201, 202, 203, 209, 210, 218, 225, 236, 241, 242, 243, 246, 252, 271, 279, 285, 286, 306, 307, 319,
+	case 49, 74, 75, 76, 159, 173, 198, 201, 202, 203, 209, 210, 218, 225, 236, 241, 243, 246, 252, 271, 279, 285, 286, 306, 307, 319,
 		394, 425, 439, 473, 499, 594, 667, 733, 999, 1000, 1001, 1002:
 		// Network, overload, quotas, memory, disk, replicas, shutting down, faults within: never about the content.
 	default:

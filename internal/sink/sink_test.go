@@ -8,6 +8,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/ClickHouse/clickhouse-go/v2"
 	"github.com/ClickHouse/clickhouse-go/v2/lib/driver"
 	"github.com/google/uuid"
 
@@ -321,6 +322,22 @@ func TestClasses(t *testing.T) {
 			}
 			if class := classOf(t, open(t, address, "strict").Write(t.Context(), b)); class != batch.Data {
 				t.Errorf("class %s, want %s", class, batch.Data)
+			}
+		})
+		t.Run("a table that is set read-only says nothing of the content", func(t *testing.T) {
+			t.Parallel()
+			if err := ch.Exec(t.Context(), `CREATE TABLE frozen AS event_log`); err != nil {
+				t.Fatal(err)
+			}
+			var unknown *clickhouse.Exception
+			if err := ch.Exec(t.Context(), `ALTER TABLE frozen MODIFY SETTING table_readonly = 1`); errors.As(err, &unknown) && unknown.Code == 115 {
+				t.Skip("this ClickHouse has no such setting")
+			} else if err != nil {
+				t.Fatal(err)
+			}
+			err := open(t, address, "frozen").Write(t.Context(), b)
+			if failure, _ := errors.AsType[*batch.Failure](err); failure == nil || failure.Class != batch.Unknown || !strings.Contains(failure.Hint, "read-only") {
+				t.Errorf("%+v, want class %s and a hint", failure, batch.Unknown)
 			}
 		})
 		t.Run("a refusal of content does not repeat it, since errors are logged", func(t *testing.T) {
