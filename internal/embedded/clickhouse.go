@@ -39,6 +39,8 @@ type ClickHouseOptions struct {
 	MaxMemory int64
 	// Settings are those of the user sluicebox's profile, which hold for queries that do not set them.
 	Settings map[string]string
+	// Users are more users, each with the password of sluicebox and the rights that the GRANT statements give.
+	Users map[string][]string
 	// NonInteractive runs the server so that it aborts when a client misbehaves, by a wrong password for example: a source of
 	// abrupt ends for fault tests.
 	NonInteractive bool

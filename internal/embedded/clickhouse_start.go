@@ -38,13 +38,13 @@ const configuration = `<clickhouse>
 const users = `<clickhouse>
   <users>
     <` + clickHouseUser + `>
-      <password_sha256_hex>%s</password_sha256_hex>
+      <password_sha256_hex>%[1]s</password_sha256_hex>
       <networks><ip>127.0.0.1</ip></networks>
       <profile>default</profile>
       <quota>default</quota>
       <access_management>1</access_management>
     </` + clickHouseUser + `>
-    <default>
+%[2]s    <default>
       <password></password>
       <networks><ip>127.0.0.1</ip></networks>
       <profile>script</profile>
@@ -59,7 +59,7 @@ const users = `<clickhouse>
     <default>
       <query_profiler_real_time_period_ns>0</query_profiler_real_time_period_ns>
       <query_profiler_cpu_time_period_ns>0</query_profiler_cpu_time_period_ns>
-%s    </default>
+%[3]s    </default>
     <script>
       <profile>default</profile>
       <max_sessions_for_user>1</max_sessions_for_user>
@@ -71,7 +71,12 @@ const users = `<clickhouse>
 
 // configure writes the configuration.
 func (c *ClickHouse) configure() error {
-	digest := sha256.Sum256([]byte(c.password))
+	sum := sha256.Sum256([]byte(c.password))
+	digest := hex.EncodeToString(sum[:])
+	more, err := c.moreUsers(digest)
+	if err != nil {
+		return err
+	}
 	var profile strings.Builder
 	for _, name := range slices.Sorted(maps.Keys(c.options.Settings)) {
 		value, err := escaped(c.options.Settings[name])
@@ -80,7 +85,7 @@ func (c *ClickHouse) configure() error {
 		}
 		fmt.Fprintf(&profile, "      <%[1]s>%[2]s</%[1]s>\n", name, value)
 	}
-	if err := os.WriteFile(c.users(), fmt.Appendf(nil, users, hex.EncodeToString(digest[:]), profile.String()), 0o600); err != nil {
+	if err := os.WriteFile(c.users(), fmt.Appendf(nil, users, digest, more, profile.String()), 0o600); err != nil {
 		return err
 	}
 	path, err := escaped(c.users())
@@ -92,6 +97,30 @@ func (c *ClickHouse) configure() error {
 		limits = "  <max_server_memory_usage>" + strconv.FormatInt(c.options.MaxMemory, 10) + "</max_server_memory_usage>\n"
 	}
 	return os.WriteFile(c.config(), fmt.Appendf(nil, configuration, path, limits), 0o600)
+}
+
+// moreUsers are the users that the options ask for.
+func (c *ClickHouse) moreUsers(digest string) (string, error) {
+	var more strings.Builder
+	for _, name := range slices.Sorted(maps.Keys(c.options.Users)) {
+		var grants strings.Builder
+		for _, statement := range c.options.Users[name] {
+			query, err := escaped(statement)
+			if err != nil {
+				return "", err
+			}
+			grants.WriteString("<query>" + query + "</query>")
+		}
+		fmt.Fprintf(&more, `    <%[1]s>
+      <password_sha256_hex>%[2]s</password_sha256_hex>
+      <networks><ip>127.0.0.1</ip></networks>
+      <profile>default</profile>
+      <quota>default</quota>
+      <grants>%[3]s</grants>
+    </%[1]s>
+`, name, digest, grants.String())
+	}
+	return more.String(), nil
 }
 
 // escaped is text as it stands in XML.

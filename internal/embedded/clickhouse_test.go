@@ -4,6 +4,7 @@ package embedded
 
 import (
 	"context"
+	"errors"
 	"io"
 	"net"
 	"net/http"
@@ -61,6 +62,25 @@ func number(t *testing.T, conn driver.Conn, sql string) (n uint64) {
 		t.Fatalf("%s: %v", sql, err)
 	}
 	return n
+}
+
+func TestClickHouseUsers(t *testing.T) {
+	ch := startClickHouse(t, ClickHouseOptions{Users: map[string][]string{"reader": {"GRANT SELECT ON *.*"}}})
+	do(t, dial(t, ch.URL("default")), "CREATE TABLE kept (n UInt64) ENGINE = MergeTree ORDER BY n")
+	u, err := url.Parse(ch.URL("default"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	password, _ := u.User.Password()
+	u.User = url.UserPassword("reader", password)
+	conn := dial(t, u.String())
+	if n := number(t, conn, "SELECT count() FROM kept"); n != 0 {
+		t.Errorf("%d rows", n)
+	}
+	var exception *clickhouse.Exception
+	if err := conn.Exec(t.Context(), "INSERT INTO kept VALUES (1)"); !errors.As(err, &exception) || exception.Code != 497 {
+		t.Errorf("an insert without the grant: %v, want code 497", err)
+	}
 }
 
 func TestClickHouse(t *testing.T) {

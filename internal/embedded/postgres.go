@@ -29,7 +29,8 @@ const (
 
 // PostgresOptions says how to run Postgres. The zero value is a server on a free port whose data are removed by Stop.
 type PostgresOptions struct {
-	// Dir holds data, password and log. A Dir with data in it is used as it is. Empty: a temporary directory, removed by Stop.
+	// Dir holds data, password and log. A Dir with data in it is used as it is; its folder data may be an empty file system of its own.
+	// Empty: a temporary directory, removed by Stop.
 	Dir string
 	// Port is on loopback. 0: a free one.
 	Port int
@@ -39,6 +40,8 @@ type PostgresOptions struct {
 	NoSync bool
 	// Log gets a copy of the server's log, which is also in Dir.
 	Log io.Writer
+	// Env is added to the server's environment, as NAME=value.
+	Env []string
 }
 
 // Postgres is a server that runs as a child process. Its methods may be called by several goroutines.

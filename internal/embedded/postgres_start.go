@@ -39,7 +39,7 @@ func (p *Postgres) settings() map[string]string {
 
 // initialize makes the cluster.
 func (p *Postgres) initialize(ctx context.Context) error {
-	if err := os.Mkdir(p.data(), 0o700); err != nil {
+	if err := os.MkdirAll(p.data(), 0o700); err != nil {
 		return err
 	}
 	if err := p.as.own(p.data()); err != nil {
@@ -171,7 +171,7 @@ func (p *Postgres) spawn(ctx context.Context, name string, args ...string) (*pro
 	cmd := exec.CommandContext(context.WithoutCancel(ctx), filepath.Join(p.programs, name), args...)
 	cmd.Dir = p.Dir // the account may not be let into ours
 	// The parent's PG* variables and locale are not for this server.
-	cmd.Env = []string{"PATH=/usr/bin:/bin", "LC_ALL=C", "TZ=UTC"}
+	cmd.Env = append([]string{"PATH=/usr/bin:/bin", "LC_ALL=C", "TZ=UTC"}, p.options.Env...)
 	cmd.Stdout, cmd.Stderr = log, log
 	if p.options.Log != nil {
 		copied := io.MultiWriter(log, p.options.Log)
