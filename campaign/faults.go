@@ -12,8 +12,8 @@ import (
 )
 
 // allFaults lists every kind.
-func allFaults() []fault {
-	return slices.Concat(daemonFaults(), postgresFaults(), slotFaults(), clickHouseFaults(), linkFaults(), writerFaults(), apiFaults())
+func allFaults(o options) []fault {
+	return slices.Concat(daemonFaults(o), postgresFaults(), slotFaults(), clickHouseFaults(), diskFaults(), clockFaults(), linkFaults(), writerFaults(), apiFaults())
 }
 
 // How long faults last.

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"math/rand/v2"
+	"net/url"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -38,6 +39,13 @@ func clickHouseFaults() []fault {
 		{name: "memory limit exceeded (241)", group: "daemon", hold: medium(), inject: withSetting("max_memory_usage=100000")},
 		{name: "too many queries (202)", group: "daemon", hold: medium(), inject: withSetting("max_concurrent_queries_for_user=1")},
 		{name: "read-only (164)", group: "daemon", hold: medium(), inject: withSetting("readonly=1")},
+		{name: "no grant (497)", group: "daemon", hold: medium(), inject: denying(ungranted)},
+		{name: "no free space (243)", group: "clickhouse", hold: medium(), inject: inClickHouse(
+			`ALTER TABLE event_log MODIFY SETTING min_free_disk_bytes_to_perform_insert = 1000000000000000`,
+			`ALTER TABLE event_log RESET SETTING min_free_disk_bytes_to_perform_insert`)},
+		{name: "table read-only (774)", group: "clickhouse", hold: medium(), inject: inClickHouse(
+			`ALTER TABLE event_log MODIFY SETTING table_readonly = 1`, `ALTER TABLE event_log MODIFY SETTING table_readonly = 0`)},
+		{name: "table dropped and made anew, then repaired", alone: true, hold: medium(), inject: recreateTable},
 		{name: "window set to 0 and back", alone: true, hold: medium(), inject: inClickHouse(
 			`ALTER TABLE event_log MODIFY SETTING non_replicated_deduplication_window = 0`,
 			`ALTER TABLE event_log MODIFY SETTING non_replicated_deduplication_window = 10000`)},
@@ -63,13 +71,35 @@ func clickHouseFaults() []fault {
 
 // withSetting starts the daemons with a setting of ClickHouse that makes it refuse what they ask.
 func withSetting(setting string) injection {
+	return withURL(func(address string) string { return address + "?" + setting })
+}
+
+// ungranted starts the daemons with a user of ClickHouse who may not insert, and waits until one has been told so.
+func ungranted(ctx context.Context, s *stage, random *rand.Rand) (func(context.Context) error, error) {
+	before := s.ungrant.Load()
+	heal, err := withURL(func(address string) string {
+		u, err := url.Parse(address)
+		if err != nil {
+			return address
+		}
+		u.User = url.UserPassword(reader, clickPassword)
+		return u.String()
+	})(ctx, s, random)
+	if err == nil && !poll(ctx, reached, func() bool { return s.ungrant.Load() > before }) {
+		err = errors.New("no daemon has come to its insert")
+	}
+	return heal, err
+}
+
+// withURL starts the daemons with another address of ClickHouse.
+func withURL(change func(address string) string) injection {
 	return func(ctx context.Context, s *stage, _ *rand.Rand) (func(context.Context) error, error) {
 		for _, seat := range s.daemons[:2] {
-			seat.next("CLICKHOUSE_URL=" + s.links[linkClickHouse].through(s.ch.URL("default")) + "?" + setting)
+			seat.next("CLICKHOUSE_URL=" + change(s.links[linkClickHouse].through(s.ch.URL("default"))))
 		}
 		s.killDaemons(ctx)
 		return func(ctx context.Context) error {
-			s.killDaemons(ctx) // the next start is without the setting
+			s.killDaemons(ctx) // the next start is as always
 			return nil
 		}, nil
 	}

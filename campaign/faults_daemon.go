@@ -19,7 +19,11 @@ func (s *stage) killDaemons(ctx context.Context) {
 	all.Wait()
 }
 
-func daemonFaults() []fault {
+func daemonFaults(o options) []fault {
+	long := [2]time.Duration{5 * time.Second, 20 * time.Second}
+	if o.duration >= 30*time.Minute {
+		long[1] = 2 * time.Minute
+	}
 	end := func(signal syscall.Signal) injection {
 		return func(ctx context.Context, s *stage, _ *rand.Rand) (func(context.Context) error, error) {
 			leader := s.leader(ctx)
@@ -41,6 +45,8 @@ func daemonFaults() []fault {
 			},
 		},
 		{name: "leader paused, and replaced", group: "daemon", weight: 2, hold: [2]time.Duration{4 * time.Second, 7 * time.Second}, inject: pauseLeader},
+		// In a group of its own: the others are broken meanwhile.
+		{name: "leader paused for long, and replaced", group: "long pause", hold: long, inject: pauseLeader},
 		{
 			name: "one more daemon", group: "daemon", hold: medium(),
 			inject: func(_ context.Context, s *stage, _ *rand.Rand) (func(context.Context) error, error) {

@@ -216,10 +216,11 @@ func (w *writer) perform(ctx context.Context, s shape) int {
 }
 
 // refused tells whether Postgres itself said that a commit did not happen. An end of the session says nothing: it may come after the
-// commit's record is written, as it does when a synchronous standby is waited for.
+// commit's record is written, as it does when a synchronous standby is waited for. So may a panic, which tells the same: the WAL that can't be
+// written can be that after the record.
 func refused(err error) bool {
 	var refusal *pgconn.PgError
-	return errors.As(err, &refusal) && !strings.HasPrefix(refusal.Code, "57") && !strings.HasPrefix(refusal.Code, "08")
+	return errors.As(err, &refusal) && refusal.SeverityUnlocalized != "PANIC" && !strings.HasPrefix(refusal.Code, "57") && !strings.HasPrefix(refusal.Code, "08")
 }
 
 // upper is an LSN after everything that is committed.

@@ -46,7 +46,7 @@ func run() int {
 	list := flag.Bool("list", false, "list the faults and exit")
 	flag.Parse()
 	if *list {
-		for _, f := range allFaults() {
+		for _, f := range allFaults(o) {
 			_, _ = fmt.Fprintln(os.Stdout, f.name)
 		}
 		return 0
@@ -70,10 +70,6 @@ func campaign(ctx context.Context, o options) (passed bool, err error) {
 		o.seed = rand.Uint64N(1 << 32)
 	}
 	commit, dirty := revision(ctx, o.root)
-	plan := makePlan(o.seed, o.faults, o.duration, strings.Split(o.only, ","))
-	if len(plan) == 0 {
-		return false, errors.New("no fault has such a name; -list shows them")
-	}
 	keep := o.logs != ""
 	if keep {
 		err = os.MkdirAll(o.logs, 0o755)
@@ -88,13 +84,22 @@ func campaign(ctx context.Context, o options) (passed bool, err error) {
 			_ = os.RemoveAll(o.logs) // a temporary folder
 		}
 	}()
+	m, err := openMeans(ctx, o)
+	if err != nil {
+		return false, err
+	}
+	defer m.close(ctx)
+	plan := makePlan(o.seed, m.possible(o), o.faults, o.duration, strings.Split(o.only, ","))
+	if len(plan) == 0 {
+		return false, errors.New("no fault that is possible here has such a name; -list shows them")
+	}
 	replay := fmt.Sprintf("git checkout %s && make campaign ARGS='-seed %d -duration %s -faults %d'", commit, o.seed, o.duration, o.faults)
 	if o.only != "" {
 		replay = strings.TrimSuffix(replay, "'") + fmt.Sprintf(" -only %q'", o.only)
 	}
 	fmt.Fprintf(os.Stderr, "campaign: seed %d, commit %s%s, logs in %s\n", o.seed, commit, mark(dirty), o.logs)
 
-	s, err := openStage(ctx, o)
+	s, err := openStage(ctx, o, m)
 	if err != nil {
 		return false, err
 	}

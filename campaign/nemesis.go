@@ -18,8 +18,18 @@ type fault struct {
 	// alone: it overlaps with no other fault, because what it does is promised for a system that is well otherwise.
 	alone  bool
 	weight int // 0 counts as 1
+	needs  need
 	inject injection
 }
+
+// need is what a fault can't do without.
+type need int
+
+const (
+	needsNothing need = iota
+	needsDisk         // disks that can be filled
+	needsClock        // a clock that can be moved
+)
 
 // injection breaks something and returns what mends it, which may be nil. An error says that nothing was broken; what it returns is called
 // all the same.
@@ -45,10 +55,10 @@ const spare = 6
 
 // makePlan is the sequence of faults that a seed stands for, with some to spare. Every kind comes before one comes again. Only faults whose names contain one
 // of the words are taken.
-func makePlan(seed uint64, faults int, over time.Duration, words []string) []step {
+func makePlan(seed uint64, all []fault, faults int, over time.Duration, words []string) []step {
 	random := rand.New(rand.NewPCG(seed, 0))
 	var kinds []fault
-	for _, f := range allFaults() {
+	for _, f := range all {
 		if slices.ContainsFunc(words, func(word string) bool { return strings.Contains(f.name, word) }) {
 			kinds = append(kinds, slices.Repeat([]fault{f}, max(f.weight, 1))...)
 		}
@@ -229,7 +239,8 @@ func (s *stage) settle(ctx context.Context, from uint64) uint64 {
 	}
 	s.checkHealth(ctx)
 	var highest uint64
-	err := again(ctx, func(ctx context.Context) error {
+	const base, perEvent = 10 * time.Second, 50 * time.Microsecond
+	err := againFor(ctx, base+time.Duration(s.journal.len())*perEvent, func(ctx context.Context) error {
 		if err := s.oracle.once(ctx); err != nil {
 			return err
 		}

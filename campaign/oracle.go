@@ -25,6 +25,7 @@ type oracle struct {
 	journal *journal
 	report  func(violation string)
 
+	lacking  atomic.Bool // ClickHouse was made anew on purpose, and does not have everything back yet
 	tampered atomic.Bool // the publication was changed on purpose: Postgres skips events until the daemon notices
 	looked   looks
 	ingested time.Time // of the newest row that tail has read
@@ -130,6 +131,9 @@ func (o *oracle) marks(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	if o.lacking.Load() {
+		return nil
+	}
 	o.looked.marks.Add(1)
 	for _, id := range marked {
 		if _, ok := there[id]; !ok {
@@ -189,7 +193,7 @@ FROM pg_replication_slots r JOIN sluicebox.stream s ON s.slot = r.slot_name WHER
 	}
 	// A slot that is being made anew begins after rows that are read from the table, and one that somebody moved lacks some, until the
 	// daemon sees it. What the daemon wrote says only that there is nothing to be held yet: the comparison after each round needs none of it.
-	if !whole || o.tampered.Load() {
+	if !whole || o.tampered.Load() || o.lacking.Load() {
 		return nil
 	}
 	due := o.journal.due(uint64(lsn))
@@ -205,7 +209,7 @@ FROM pg_replication_slots r JOIN sluicebox.stream s ON s.slot = r.slot_name WHER
 		if err := o.ch.QueryRow(ctx, `SELECT count() FROM event_log WHERE event_context LIKE ?`, fmt.Sprintf(`{"k": %d,%%`, key)).Scan(&n); err != nil {
 			return fmt.Errorf("look for an event: %w", err)
 		}
-		if n == 0 && !o.tampered.Load() {
+		if n == 0 && !o.tampered.Load() && !o.lacking.Load() {
 			o.report(fmt.Sprintf("flush: the slot is acknowledged up to %s, and key %d, which was committed before, is not in ClickHouse", lsn, key))
 			return nil
 		}

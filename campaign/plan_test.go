@@ -9,8 +9,9 @@ import (
 func TestPlan(t *testing.T) {
 	t.Parallel()
 	const faults = 150
-	plan := makePlan(7, faults, 6*time.Minute, []string{""})
-	again, other := makePlan(7, faults, 6*time.Minute, []string{""}), makePlan(8, faults, 6*time.Minute, []string{""})
+	all := allFaults(options{duration: 6 * time.Minute})
+	plan := makePlan(7, all, faults, 6*time.Minute, []string{""})
+	again, other := makePlan(7, all, faults, 6*time.Minute, []string{""}), makePlan(8, all, faults, 6*time.Minute, []string{""})
 	same, kinds := 0, map[string]bool{}
 	for i, st := range plan {
 		if st.fault.name != again[i].fault.name || st.gap != again[i].gap || st.hold != again[i].hold || st.seed != again[i].seed {
@@ -25,7 +26,7 @@ func TestPlan(t *testing.T) {
 		t.Error("two seeds make one plan")
 	}
 	names := map[string]bool{}
-	for _, f := range allFaults() {
+	for _, f := range all {
 		if names[f.name] {
 			t.Errorf("two faults are called %q", f.name)
 		}

@@ -32,6 +32,7 @@ const slot = "sluicebox"
 // stage is everything that takes part in a run.
 type stage struct {
 	o       options
+	means   *means
 	pg      *embedded.Postgres
 	ch      *embedded.ClickHouse
 	admin   *pgxpool.Pool // straight, as superuser: for the oracle and the faults
@@ -47,6 +48,7 @@ type stage struct {
 
 	secrets  []string
 	password atomic.Pointer[string] // of the daemons' role
+	ungrant  atomic.Int64           // lines of logs in which ClickHouse says that a grant is missing
 	denied   atomic.Int32           // faults that are active now and let a daemon end with code 3
 
 	mu       sync.Mutex
@@ -64,6 +66,7 @@ type stage struct {
 const (
 	daemonRole = "cdc"
 	writerRole = "app"
+	reader     = "reader" // of ClickHouse, who may not insert
 )
 
 const (
@@ -75,9 +78,9 @@ const (
 )
 
 // openStage builds the programs, starts everything, and returns once events flow.
-func openStage(ctx context.Context, o options) (_ *stage, err error) {
+func openStage(ctx context.Context, o options, m *means) (_ *stage, err error) {
 	registerToxics()
-	s := &stage{o: o, links: map[string]*link{}, journal: newJournal(), happened: map[string]int{}, runs: func() {}}
+	s := &stage{o: o, means: m, links: map[string]*link{}, journal: newJournal(), happened: map[string]int{}, runs: func() {}}
 	s.secrets = []string{apiKey, firstPassword, writerPassword, clickPassword, personal}
 	defer func() {
 		if err != nil {
@@ -127,10 +130,16 @@ func (s *stage) openStores(ctx context.Context) (err error) {
 		return err
 	}
 	// It is killed often, which it survives without fsync: only the death of the operating system needs that.
-	if s.pg, err = embedded.StartPostgres(ctx, embedded.PostgresOptions{NoSync: true, Settings: settings, Log: log}); err != nil {
+	s.pg, err = embedded.StartPostgres(ctx, embedded.PostgresOptions{
+		Dir: s.means.postgresDisk.directory(), NoSync: true, Settings: settings, Log: log, Env: s.means.clock.environment(),
+	})
+	if err != nil {
 		return err
 	}
-	if s.ch, err = embedded.StartClickHouse(ctx, embedded.ClickHouseOptions{Password: clickPassword}); err != nil {
+	s.ch, err = embedded.StartClickHouse(ctx, embedded.ClickHouseOptions{
+		Dir: s.means.clickHouseDisk.directory(), Password: clickPassword, Users: map[string][]string{reader: {"GRANT SELECT ON *.*"}},
+	})
+	if err != nil {
 		return err
 	}
 	if _, err := migrations.Apply(ctx, s.pg.URL("postgres"), s.ch.URL("default")); err != nil {
@@ -252,7 +261,13 @@ func (s *stage) scan(ctx context.Context, into []any, query string, args ...any)
 
 // again calls do until it succeeds, or fails for a reason that does not go by itself.
 func again(ctx context.Context, do func(context.Context) error) error {
-	const limit, once = 20 * time.Second, 10 * time.Second
+	const once = 10 * time.Second
+	return againFor(ctx, once, do)
+}
+
+// againFor does the same with what may take some time.
+func againFor(ctx context.Context, once time.Duration, do func(context.Context) error) error {
+	limit := 2 * once
 	end := time.Now().Add(limit)
 	for {
 		err := func() error {
@@ -275,7 +290,7 @@ func passes(err error) bool {
 	var exception *clickhouse.Exception
 	switch {
 	case errors.As(err, &refused):
-		return slices.Contains([]string{"57P01", "57P02", "57P03", "53300", "55006", "40P01", "55P03"}, refused.Code)
+		return slices.Contains([]string{"57P01", "57P02", "57P03", "53100", "53300", "58030", "55006", "40P01", "55P03"}, refused.Code)
 	case errors.As(err, &exception):
 		return false
 	}
@@ -331,6 +346,9 @@ func (s *stage) violations() []string {
 
 // inspect looks for what must not be in a log or in an answer.
 func (s *stage) inspect(source, text string) {
+	if strings.Contains(text, "code: 497") {
+		s.ungrant.Add(1)
+	}
 	for _, secret := range s.secrets {
 		if strings.Contains(text, secret) {
 			s.violate(fmt.Sprintf("secret: %s says %q: %.300s", source, secret, text))
