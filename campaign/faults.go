@@ -13,7 +13,7 @@ import (
 
 // allFaults lists every kind.
 func allFaults(o options) []fault {
-	return slices.Concat(daemonFaults(o), postgresFaults(), slotFaults(), clickHouseFaults(), diskFaults(), clockFaults(), linkFaults(), writerFaults(), apiFaults())
+	return slices.Concat(daemonFaults(o), postgresFaults(), slotFaults(), clickHouseFaults(), diskFaults(), clockFaults(), linkFaults(), writerFaults(), hugeFaults(), apiFaults())
 }
 
 // How long faults last.

@@ -44,6 +44,43 @@ func writerFaults() []fault {
 	}
 }
 
+// hugeFaults are transactions of a size that takes minutes. Nothing else is broken meanwhile, since Postgres would roll them back.
+func hugeFaults() []fault {
+	const million, savepoints, limit = 1_000_000, 100_000, 20 * time.Minute
+	// in writes many rows, some at a time: they are in memory before they are sent.
+	in := func(rows int, some func(n int) error) error {
+		const atOnce = 20_000
+		for ; rows > 0; rows -= atOnce {
+			if err := some(min(rows, atOnce)); err != nil {
+				return err
+			}
+		}
+		return nil
+	}
+	once := func(s shape) injection {
+		s.limit = limit
+		return func(ctx context.Context, stage *stage, random *rand.Rand) (func(context.Context) error, error) {
+			return nil, stage.load.once(ctx, random.Uint64(), s)
+		}
+	}
+	return []fault{
+		{name: "transaction of 5 million rows", alone: true, needs: needsHuge, inject: once(shape{name: "huge", write: func(ctx context.Context, w *writer, tx pgx.Tx) (keys []uint64, err error) {
+			err = in(5*million, func(n int) error {
+				more, err := w.insert(ctx, tx, n)
+				keys = append(keys, more...)
+				return err
+			})
+			return keys, err
+		}})},
+		{name: "rollback of a million rows", alone: true, needs: needsHuge, inject: once(shape{name: "huge rollback", abort: true, write: func(ctx context.Context, w *writer, tx pgx.Tx) ([]uint64, error) {
+			return nil, in(million, func(n int) error { return w.ghosts(ctx, tx, n) })
+		}})},
+		{name: "100 thousand savepoints", alone: true, needs: needsHuge, inject: once(shape{name: "huge savepoints", write: func(ctx context.Context, w *writer, tx pgx.Tx) ([]uint64, error) {
+			return w.savepoints(ctx, tx, savepoints)
+		}})},
+	}
+}
+
 // apiFaults break the service that writes.
 func apiFaults() []fault {
 	end := func(signal syscall.Signal) injection {

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -117,7 +118,8 @@ type shape struct {
 	name   string
 	weight int
 	write  func(ctx context.Context, w *writer, tx pgx.Tx) (keys []uint64, err error)
-	abort  bool // it is rolled back at the end
+	abort  bool          // it is rolled back at the end
+	limit  time.Duration // within which it must end; 0: transactionTimeout
 }
 
 var errAbort = errors.New("rolled back on purpose")
@@ -181,7 +183,7 @@ func (w *writer) transaction(ctx context.Context) int {
 
 // perform makes a transaction and enters its outcome into the journal.
 func (w *writer) perform(ctx context.Context, s shape) int {
-	ctx, cancel := context.WithTimeout(ctx, transactionTimeout)
+	ctx, cancel := context.WithTimeout(ctx, cmp.Or(s.limit, transactionTimeout))
 	defer cancel()
 	if !w.connect(ctx) {
 		return 0

@@ -22,6 +22,8 @@ type options struct {
 	faults   int
 	rate     int
 	large    int
+	huge     bool
+	race     bool
 	recovery time.Duration
 	only     string
 	root     string
@@ -38,6 +40,8 @@ func run() int {
 	flag.IntVar(&o.faults, "faults", 150, "how many faults at least")
 	flag.IntVar(&o.rate, "rate", 900, "events a second that the writers aim at")
 	flag.IntVar(&o.large, "large", 15_000, "rows of a large transaction")
+	flag.BoolVar(&o.huge, "huge", false, "also transactions of millions of rows, each of which takes minutes")
+	flag.BoolVar(&o.race, "race", false, "build the programs with the race detector (needs a C compiler)")
 	flag.DurationVar(&o.recovery, "recovery", 30*time.Second, "how long the lag may take to return to zero once every fault is healed, beside the backlog")
 	flag.StringVar(&o.only, "only", "", "inject only faults whose name contains one of these words, separated by commas")
 	flag.StringVar(&o.root, "root", "..", "folder of the product's module")
@@ -94,6 +98,11 @@ func campaign(ctx context.Context, o options) (passed bool, err error) {
 		return false, errors.New("no fault that is possible here has such a name; -list shows them")
 	}
 	replay := fmt.Sprintf("git checkout %s && make campaign ARGS='-seed %d -duration %s -faults %d'", commit, o.seed, o.duration, o.faults)
+	for name, given := range map[string]bool{"race": o.race, "huge": o.huge} {
+		if given {
+			replay = strings.TrimSuffix(replay, "'") + " -" + name + "'"
+		}
+	}
 	if o.only != "" {
 		replay = strings.TrimSuffix(replay, "'") + fmt.Sprintf(" -only %q'", o.only)
 	}
@@ -143,12 +152,17 @@ func revision(ctx context.Context, root string) (commit string, dirty bool) {
 }
 
 // build makes the programs under test, with failpoints.
-func build(ctx context.Context, root, into string) error {
+func build(ctx context.Context, root, into string, race bool) error {
 	into, err := filepath.Abs(into)
 	if err != nil {
 		return fmt.Errorf("build: %w", err)
 	}
-	if _, err := command(ctx, root, "go", "build", "-tags", "failpoints", "-o", into+"/", "./cmd/api", "./cmd/cdc"); err != nil {
+	args := []string{"CGO_ENABLED=0", "go", "build", "-tags", "failpoints", "-o", into + "/"}
+	if race {
+		args[0] = "CGO_ENABLED=1"
+		args = append(args, "-race")
+	}
+	if _, err := command(ctx, root, "env", append(args, "./cmd/api", "./cmd/cdc")...); err != nil {
 		return fmt.Errorf("build: %w", err)
 	}
 	return nil

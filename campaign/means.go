@@ -45,7 +45,7 @@ func (m *means) close(ctx context.Context) {
 // possible are the kinds of faults that a run has.
 func (m *means) possible(o options) []fault {
 	return slices.DeleteFunc(allFaults(o), func(f fault) bool {
-		return f.needs == needsDisk && m.postgresDisk == nil || f.needs == needsClock && m.clock == nil
+		return f.needs == needsDisk && m.postgresDisk == nil || f.needs == needsClock && m.clock == nil || f.needs == needsHuge && !o.huge
 	})
 }
 

@@ -29,6 +29,7 @@ const (
 	needsNothing need = iota
 	needsDisk         // disks that can be filled
 	needsClock        // a clock that can be moved
+	needsHuge         // time and room for millions of rows, which the command line allows
 )
 
 // injection breaks something and returns what mends it, which may be nil. An error says that nothing was broken; what it returns is called
@@ -74,6 +75,9 @@ func makePlan(seed uint64, all []fault, faults int, over time.Duration, words []
 		if len(deck) == 0 {
 			deck = slices.Clone(kinds)
 			random.Shuffle(len(deck), func(i, j int) { deck[i], deck[j] = deck[j], deck[i] })
+			if rest := slices.DeleteFunc(slices.Clone(kinds), func(f fault) bool { return f.needs == needsHuge }); len(rest) > 0 {
+				kinds = rest // of what is huge, one is enough
+			}
 		}
 		f := deck[0]
 		deck = deck[1:]

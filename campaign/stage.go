@@ -90,7 +90,7 @@ func openStage(ctx context.Context, o options, m *means) (_ *stage, err error) {
 	if s.timeline, err = os.Create(filepath.Join(o.logs, "timeline.log")); err != nil {
 		return nil, err
 	}
-	if err := build(ctx, o.root, o.logs); err != nil {
+	if err := build(ctx, o.root, o.logs, o.race); err != nil {
 		return nil, err
 	}
 	if err := s.openStores(ctx); err != nil {

@@ -31,6 +31,15 @@ const (
 	mostConnections = 8 // six of the pool, the lock, the stream
 )
 
+// mostResident is the bound of memory. The race detector multiplies what a program needs.
+func (s *stage) mostResident() int64 {
+	const shadow = 8
+	if s.o.race {
+		return shadow * mostResident
+	}
+	return mostResident
+}
+
 // peaks are the most that any daemon has used.
 type peaks struct {
 	Resident, Goroutines, Files int64
@@ -45,7 +54,7 @@ func (s *stage) watchBounds(ctx context.Context) {
 				continue
 			}
 			resident, goroutines, files := metric(text, "process_resident_memory_bytes"), metric(text, "go_goroutines"), metric(text, "process_open_fds")
-			if resident > mostResident || goroutines > mostGoroutines || files > mostFiles {
+			if resident > s.mostResident() || goroutines > mostGoroutines || files > mostFiles {
 				s.violate(fmt.Sprintf("bounds: %s has %d MiB, %d goroutines, %d files", seat.name, resident>>20, goroutines, files))
 			}
 			s.mu.Lock()
