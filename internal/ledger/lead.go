@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"time"
 
-	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgxpool"
 )
 
@@ -17,7 +16,13 @@ import (
 type Lead struct {
 	State State
 	Epoch int64
-	lock  *pgx.Conn
+	Lock  Session // whose end gives the lock up
+}
+
+// Session is a session of Postgres, a *pgx.Conn.
+type Session interface {
+	Ping(ctx context.Context) error
+	Close(ctx context.Context) error
 }
 
 // Standby says why this daemon can't lead now.
@@ -49,7 +54,7 @@ func (l *Ledger) TryLead(ctx context.Context, holder string, takeoverAfter time.
 		conn.Release()
 		return nil, standby, nil
 	}
-	lead.lock = conn.Hijack()
+	lead.Lock = conn.Hijack()
 	return lead, nil, nil
 }
 
@@ -106,7 +111,7 @@ RETURNING `+stateColumns+`, epoch`, l.slot, holder)
 func (lead *Lead) Check(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, statementTimeout)
 	defer cancel()
-	if err := lead.lock.Ping(ctx); err != nil {
+	if err := lead.Lock.Ping(ctx); err != nil {
 		return fmt.Errorf("the session that holds the lock of the stream: %w", err)
 	}
 	return nil
@@ -116,7 +121,7 @@ func (lead *Lead) Check(ctx context.Context) error {
 func (lead *Lead) Close(ctx context.Context) {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), time.Second)
 	defer cancel()
-	_ = lead.lock.Close(ctx) // the session ends either way
+	_ = lead.Lock.Close(ctx) // the session ends either way
 }
 
 // lockKey is the pair of keys of a stream's advisory lock: a constant of ours ("slui" in ASCII), and the slot.

@@ -25,7 +25,7 @@ func (p *Pipeline) backfill(ctx context.Context, reason string, slot replication
 		return err
 	}
 	if slot.Exists { // slots know no epochs, so a daemon that is paused here may replace its successor's: stream looks again
-		if err := replication.DropSlot(ctx, p.config.Replication); err != nil {
+		if err := p.postgres.DropSlot(ctx); err != nil {
 			return err
 		}
 	}
@@ -57,13 +57,13 @@ func (p *Pipeline) backfill(ctx context.Context, reason string, slot replication
 }
 
 // createSlot creates the slot and imports its snapshot, and tells who makes it wait.
-func (p *Pipeline) createSlot(ctx context.Context) (*ledger.Snapshot, uint64, error) {
+func (p *Pipeline) createSlot(ctx context.Context) (snapshot, uint64, error) {
 	const patience = 10 * time.Minute // a writing transaction that is open for longer must be looked at by somebody
 	ctx, cancel := context.WithTimeout(ctx, patience)
 	defer cancel()
 	go func() {
 		for sleep(ctx, progressInterval) {
-			blockers, err := replication.Blockers(ctx, p.pool)
+			blockers, err := p.postgres.Blockers(ctx)
 			if err != nil {
 				return
 			}
@@ -73,20 +73,14 @@ func (p *Pipeline) createSlot(ctx context.Context) (*ledger.Snapshot, uint64, er
 			}
 		}
 	}()
-	created, err := replication.CreateSlot(ctx, p.config.Replication)
-	if err != nil {
-		return nil, 0, err
-	}
-	defer created.Close(ctx)
-	snapshot, err := p.ledger.OpenSnapshot(ctx, created.Snapshot, created.Start)
-	return snapshot, created.Start, err
+	return p.postgres.CreateSlot(ctx)
 }
 
 // progressInterval is how often something that takes long says how far it is.
 const progressInterval = 2 * time.Second
 
 // deliverSnapshot delivers the rows of the snapshot, one batch after the other.
-func (p *Pipeline) deliverSnapshot(ctx context.Context, snapshot *ledger.Snapshot) (int64, error) {
+func (p *Pipeline) deliverSnapshot(ctx context.Context, snapshot snapshot) (int64, error) {
 	total, err := snapshot.Unprocessed(ctx)
 	if err != nil {
 		return 0, err

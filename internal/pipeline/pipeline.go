@@ -88,8 +88,8 @@ type Config struct {
 // Pipeline delivers one stream.
 type Pipeline struct {
 	config   Config
-	pool     *pgxpool.Pool
-	ledger   *ledger.Ledger
+	ledger   books
+	postgres cluster
 	sink     Sink
 	observer Observer
 	log      zerolog.Logger
@@ -110,9 +110,13 @@ type Pipeline struct {
 // New makes a pipeline. The pool serves the ledger and plain SQL; it must allow at least four connections.
 func New(config Config, pool *pgxpool.Pool, sink Sink, observer Observer, log zerolog.Logger) *Pipeline {
 	r := config.Replication
+	l := ledger.New(pool, r.Slot, r.Schema, r.Table)
+	return newOn(config, l, &postgres{pool: pool, ledger: l, config: r}, sink, observer, log)
+}
+
+func newOn(config Config, ledger books, postgres cluster, sink Sink, observer Observer, log zerolog.Logger) *Pipeline {
 	return &Pipeline{
-		config: config, pool: pool, ledger: ledger.New(pool, r.Slot, r.Schema, r.Table), sink: sink, observer: observer, log: log,
-		requests: make(chan struct{}, 1),
+		config: config, ledger: ledger, postgres: postgres, sink: sink, observer: observer, log: log, requests: make(chan struct{}, 1),
 	}
 }
 
@@ -166,7 +170,7 @@ func (p *Pipeline) session(ctx context.Context) error {
 		return &ForeignSlotError{Slot: p.config.Replication.Slot, Why: "is for table " + lead.State.Outbox + ", not for " + table}
 	}
 	// Before anything watches the slot, which may end in dropping it.
-	slot, err := replication.Slot(ctx, p.pool, p.config.Replication.Slot)
+	slot, err := p.postgres.Slot(ctx)
 	if err != nil {
 		return err
 	}

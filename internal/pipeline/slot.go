@@ -72,7 +72,7 @@ func (p *Pipeline) giveWay(ctx context.Context) error {
 func (p *Pipeline) checkSlot(ctx context.Context, want *string) error {
 	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
 	defer cancel()
-	slot, err := replication.Slot(ctx, p.pool, p.config.Replication.Slot)
+	slot, err := p.postgres.Slot(ctx)
 	if err != nil {
 		return err
 	}
@@ -85,7 +85,7 @@ func (p *Pipeline) checkSlot(ctx context.Context, want *string) error {
 	if want == nil {
 		return nil
 	}
-	got, err := replication.FindPublication(ctx, p.pool, p.config.Replication)
+	got, err := p.postgres.FindPublication(ctx)
 	if err != nil && !errors.Is(err, replication.ErrNoPublication) {
 		return err
 	}
@@ -106,26 +106,23 @@ func (p *Pipeline) dropSlot(ctx context.Context) error {
 	}
 	ctx, cancel := context.WithTimeout(ctx, 30*time.Second)
 	defer cancel()
-	return p.again(ctx, "the slot can't be dropped yet", inUse, func() error { return replication.DropSlot(ctx, p.config.Replication) })
+	return p.again(ctx, "the slot can't be dropped yet", inUse, func() error { return p.postgres.DropSlot(ctx) })
 }
 
 // ensureSlot sees that the slot holds every event that is not settled, and has it created anew if not.
 func (p *Pipeline) ensureSlot(ctx context.Context, lead *ledger.Lead, watched *watch) error {
-	slot, err := replication.Slot(ctx, p.pool, p.config.Replication.Slot)
+	slot, err := p.postgres.Slot(ctx)
 	if err != nil {
 		return err
 	}
 	now := lead.State
-	err = p.pool.QueryRow(ctx, `
-SELECT system_identifier::text, ('x' || left(pg_walfile_name(pg_current_wal_lsn()), 8))::bit(32)::int FROM pg_control_system()`).
-		Scan(&now.SystemIdentifier, &now.Timeline)
-	if err != nil {
-		return fmt.Errorf("ask Postgres which cluster it is: %w", err)
+	if now.SystemIdentifier, now.Timeline, err = p.postgres.Identity(ctx); err != nil {
+		return err
 	}
 	if err := p.ours(ctx, slot, now.Phase); err != nil {
 		return err
 	}
-	publication, err := replication.EnsurePublication(ctx, p.pool, p.config.Replication)
+	publication, err := p.postgres.EnsurePublication(ctx)
 	if err != nil {
 		return err
 	}
@@ -257,9 +254,9 @@ func (p *Pipeline) ours(ctx context.Context, slot replication.SlotState, phase l
 	if !slot.Exists {
 		return nil
 	}
-	var database string
-	if err := p.pool.QueryRow(ctx, `SELECT current_database()`).Scan(&database); err != nil {
-		return fmt.Errorf("ask Postgres for the database: %w", err)
+	database, err := p.postgres.Database(ctx)
+	if err != nil {
+		return err
 	}
 	name := p.config.Replication.Slot
 	switch {

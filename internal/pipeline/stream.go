@@ -18,7 +18,7 @@ const idleInterval = 3 * time.Second
 // read while a sealed batch waits: that bounds the memory, and is the backpressure.
 type flow struct {
 	p       *Pipeline
-	source  *replication.Stream
+	source  source
 	settled outbox.Position // rows at or before it are skipped
 	builder *batch.Builder
 	ready   []*batch.Batch // sealed, waiting; more than one only when a single chunk of events fills several
@@ -39,13 +39,13 @@ func (p *Pipeline) stream(ctx, work context.Context) error {
 		return err
 	}
 	// From our own position, never from the slot's (FACTS P3). If all of the settled commit is settled, AckedLSN is past it.
-	source, err := replication.Start(work, p.config.Replication, max(state.Settled.CommitLSN, state.AckedLSN), state.AckedLSN)
+	source, err := p.postgres.Start(work, max(state.Settled.CommitLSN, state.AckedLSN), state.AckedLSN)
 	if err != nil {
 		return err
 	}
 	// Now that the slot is ours nobody can move it any more; until now somebody could, or could have replaced it, and Postgres
 	// starts such a slot later than asked without a word (FACTS P4).
-	slot, err := replication.Slot(work, p.pool, p.config.Replication.Slot)
+	slot, err := p.postgres.Slot(work)
 	if gap := slotGap(slot, state.AckedLSN); err == nil && gap != nil {
 		err = gap
 	}
