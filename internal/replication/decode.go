@@ -33,8 +33,13 @@ func (d *decoder) decode(data []byte) (event Event, ok bool, err error) {
 	if len(data) == 0 {
 		return Event{}, false, errors.New("empty pgoutput message")
 	}
-	if data[0] == 'I' { // the hot path: everything else comes once a transaction at most
+	switch data[0] {
+	case 'I': // the hot path: everything else comes once a transaction at most
 		return d.insert(data[1:])
+	case 'U', 'D', 'T', 'Y', 'O', 'M':
+		// Updates, deletes, truncates, types, origins and messages are passed over unread. To parse a damaged truncate of ten bytes is to
+		// make room for 4 billion relations.
+		return Event{}, false, nil
 	}
 	message, err := parse(data)
 	if err != nil {
