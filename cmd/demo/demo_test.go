@@ -6,7 +6,11 @@ import (
 	"os/exec"
 	"path/filepath"
 	"testing"
+
+	"go.uber.org/goleak"
 )
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
 // TestDemo runs the README's first command, with fewer users: it ends with code 0 only if every count agrees.
 func TestDemo(t *testing.T) {
