@@ -52,7 +52,7 @@ func (m *moment) UnmarshalText(text []byte) error {
 		return nil
 	}
 	for _, layout := range []string{time.DateOnly, time.RFC3339} {
-		if at, err := time.Parse(layout, string(text)); err == nil {
+		if at, err := time.Parse(layout, string(text)); err == nil && at.UTC().Year() > 1 { // the first instant of year 1 would mean none
 			m.Time = at.UTC()
 			return nil
 		}

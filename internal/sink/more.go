@@ -218,7 +218,8 @@ func integer(name string) func(string) (any, error) {
 func decimals(arguments string) func(string) (any, error) {
 	var precision, scale int32
 	_, err := fmt.Sscanf(strings.ReplaceAll(arguments, " ", ""), "%d,%d", &precision, &scale)
-	if err != nil {
+	const most = 76 // digits, what ClickHouse has; a number of billions of digits would take for ever
+	if err != nil || precision < 1 || precision > most || scale < 0 || scale > precision {
 		return nil
 	}
 	limit := decimal.New(1, precision-scale)
