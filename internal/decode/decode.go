@@ -67,6 +67,7 @@ type Layout struct {
 	place []int             // of each column of the table: a known one; columns+i: more[i]; -1: not part of the event
 	more  []string          // names of the columns that are carried along
 	words map[string]string // event types and environments, so that each is allocated once
+	block []byte            // where the next contexts go
 }
 
 // NewLayout finds the columns of an event by their names. The error is a [*TableError].
@@ -132,7 +133,7 @@ func (l *Layout) Row(texts [][]byte, row *outbox.Row) error {
 	}
 	row.MetadataVersion = int32(version)
 	row.Type, row.Environment = l.word(values[colType]), l.word(values[colEnvironment])
-	row.Context, row.TraceContext = bytes.Clone(values[colContext]), string(values[colTrace])
+	row.Context, row.TraceContext = l.keep(values[colContext]), string(values[colTrace])
 	row.Time, row.Invalid = parseTime(values[colTime])
 	return nil
 }
@@ -152,4 +153,19 @@ func (l *Layout) word(text []byte) string {
 	w := string(text)
 	l.words[w] = w
 	return w
+}
+
+// keep copies a text. Short ones share blocks, since one allocation a row is what the garbage collector would mostly work for; a row that
+// is kept keeps a whole block, so long ones don't.
+func (l *Layout) keep(text []byte) []byte {
+	const size, longest = 64 << 10, 8 << 10
+	if len(text) > longest {
+		return bytes.Clone(text)
+	}
+	if len(l.block)+len(text) > cap(l.block) {
+		l.block = make([]byte, 0, size)
+	}
+	from := len(l.block)
+	l.block = append(l.block, text...)
+	return l.block[from:len(l.block):len(l.block)]
 }

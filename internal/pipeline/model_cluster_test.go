@@ -152,6 +152,7 @@ type feed struct {
 
 func (f *feed) Events() <-chan []replication.Event { return f.out }
 func (f *feed) Done() <-chan struct{}              { return f.done }
+func (*feed) Reuse(chunk []replication.Event)      { clear(chunk) } // whoever kept a part of it would see
 func (f *feed) Err() error                         { return f.err }
 
 func (f *feed) Ack(lsn uint64) {

@@ -93,6 +93,7 @@ type snapshot interface {
 // source is an open stream, *[replication.Stream].
 type source interface {
 	Events() <-chan []replication.Event
+	Reuse(chunk []replication.Event)
 	Done() <-chan struct{}
 	Err() error
 	Ack(lsn uint64)

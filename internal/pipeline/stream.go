@@ -89,6 +89,7 @@ func (f *flow) run(ctx, work context.Context) error {
 		select {
 		case chunk := <-events:
 			f.take(chunk)
+			f.source.Reuse(chunk)
 		case <-f.p.requests:
 			f.asked = true
 		case err := <-f.landed:

@@ -88,7 +88,7 @@ func sqlState(err error) string {
 }
 
 // connect opens a replication connection. Its texts are those that decode expects.
-func connect(ctx context.Context, config Config) (*pgconn.PgConn, error) {
+func connect(ctx context.Context, config Config) (*wire, error) {
 	parsed, err := pgx.ParseConfig(config.URL)
 	if err != nil {
 		return nil, fmt.Errorf("parse the replication URL: %w", err)
@@ -107,15 +107,16 @@ func connect(ctx context.Context, config Config) (*pgconn.PgConn, error) {
 			delete(c.RuntimeParams, name)
 		}
 	}
-	conn, err := pgconn.ConnectConfig(ctx, &c)
-	if err != nil {
+	w := &wire{}
+	c.DialFunc = w.dialer(c.DialFunc)
+	if w.PgConn, err = pgconn.ConnectConfig(ctx, &c); err != nil {
 		return nil, fmt.Errorf("open a replication connection: %w", err)
 	}
-	return conn, nil
+	return w, nil
 }
 
 // closeConn gives a connection up, also when ctx is done.
-func closeConn(ctx context.Context, conn *pgconn.PgConn) {
+func closeConn(ctx context.Context, conn *wire) {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), time.Second)
 	defer cancel()
 	_ = conn.Close(ctx) // the connection is given up either way
@@ -134,7 +135,7 @@ func Probe(ctx context.Context, config Config) error {
 		return err
 	}
 	defer closeConn(ctx, conn)
-	if _, err := pglogrepl.IdentifySystem(ctx, conn); err != nil {
+	if _, err := pglogrepl.IdentifySystem(ctx, conn.PgConn); err != nil {
 		return fmt.Errorf("identify the system: %w", err)
 	}
 	return nil

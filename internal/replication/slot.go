@@ -67,7 +67,7 @@ func DropSlot(ctx context.Context, config Config) error {
 		return err
 	}
 	defer closeConn(ctx, conn)
-	err = pglogrepl.DropReplicationSlot(ctx, conn, config.Slot, pglogrepl.DropReplicationSlotOptions{})
+	err = pglogrepl.DropReplicationSlot(ctx, conn.PgConn, config.Slot, pglogrepl.DropReplicationSlotOptions{})
 	if err != nil && sqlState(err) != undefinedObject {
 		return fmt.Errorf("drop slot %s: %w", config.Slot, err)
 	}
@@ -79,7 +79,7 @@ func DropSlot(ctx context.Context, config Config) error {
 type NewSlot struct {
 	Snapshot string // for SET TRANSACTION SNAPSHOT
 	Start    uint64 // the consistent point: the stream has every commit at or after it, the snapshot all before (FACTS P2)
-	conn     *pgconn.PgConn
+	conn     *wire
 }
 
 // CreateSlot creates the slot. Postgres waits for every transaction that is writing at the moment (FACTS P11), bounded by ctx;

@@ -56,9 +56,10 @@ const (
 
 // Stream is an open replication stream. Close it.
 type Stream struct {
-	conn   *pgconn.PgConn
+	conn   *wire
 	decode *decoder
 	out    chan []Event
+	free   chan []Event  // chunks to fill again
 	acked  atomic.Uint64 // what the consumer allows; the server is told on the next status
 	cancel context.CancelFunc
 	done   chan struct{} // closed when the goroutine has ended
@@ -83,7 +84,7 @@ func Start(ctx context.Context, config Config, from, acked uint64) (*Stream, err
 	}
 	start, cancelStart := context.WithTimeout(ctx, ioTimeout)
 	defer cancelStart()
-	err = pglogrepl.StartReplication(start, conn, config.Slot, pglogrepl.LSN(from), pglogrepl.StartReplicationOptions{
+	err = pglogrepl.StartReplication(start, conn.PgConn, config.Slot, pglogrepl.LSN(from), pglogrepl.StartReplicationOptions{
 		Mode:       pglogrepl.LogicalReplication,
 		PluginArgs: []string{"proto_version '1'", "publication_names " + quoteList(config.Publication)},
 	})
@@ -96,6 +97,7 @@ func Start(ctx context.Context, config Config, from, acked uint64) (*Stream, err
 		conn:   conn,
 		decode: newDecoder(config.Schema, config.Table),
 		out:    make(chan []Event, queued),
+		free:   make(chan []Event, queued+2),
 		cancel: cancel,
 		done:   make(chan struct{}),
 		heard:  time.Now(),
@@ -109,9 +111,16 @@ func Start(ctx context.Context, config Config, from, acked uint64) (*Stream, err
 	return s, nil
 }
 
-// Events gives chunks of events, in order, each with at least one; they are the caller's to keep. It is never closed; see
-// [Stream.Done].
+// Events gives chunks of events, in order, each with at least one, until [Stream.Reuse]. It is never closed; see [Stream.Done].
 func (s *Stream) Events() <-chan []Event { return s.out }
+
+// Reuse gives a chunk back whose events were copied. What they refer to stays as it is.
+func (s *Stream) Reuse(chunk []Event) {
+	select {
+	case s.free <- chunk[:0]:
+	default:
+	}
+}
 
 // Done is closed when the stream has ended; [Stream.Err] then says why.
 func (s *Stream) Done() <-chan struct{} { return s.done }
@@ -184,7 +193,7 @@ func (s *Stream) receive(ctx context.Context) error {
 		if err != nil {
 			return err
 		}
-		if len(s.chunk) >= chunkEvents || s.chunkSize >= chunkBytes || (s.ended() && len(s.out) < cap(s.out)) {
+		if len(s.chunk) >= chunkEvents || s.chunkSize >= chunkBytes || (s.ended() && len(s.out) < cap(s.out) && s.conn.drained()) {
 			if err := s.flush(ctx); err != nil {
 				return err
 			}
@@ -263,7 +272,12 @@ func (s *Stream) flush(ctx context.Context) error {
 		select {
 		case s.out <- s.chunk:
 			status.Stop()
-			s.chunk, s.chunkSize = make([]Event, 0, min(2*len(s.chunk), chunkEvents)), 0
+			s.chunkSize = 0
+			select {
+			case s.chunk = <-s.free:
+			default:
+				s.chunk = nil
+			}
 			return nil
 		case <-ctx.Done():
 			status.Stop()
@@ -288,7 +302,7 @@ func (s *Stream) sendStatus(ctx context.Context, now time.Time, askReply bool) e
 	if err := s.conn.Conn().SetWriteDeadline(now.Add(ioTimeout)); err != nil {
 		return fmt.Errorf("replication connection: %w", err)
 	}
-	err := pglogrepl.SendStandbyStatusUpdate(ctx, s.conn, pglogrepl.StandbyStatusUpdate{
+	err := pglogrepl.SendStandbyStatusUpdate(ctx, s.conn.PgConn, pglogrepl.StandbyStatusUpdate{
 		WALWritePosition: pglogrepl.LSN(max(s.received, acked)),
 		WALFlushPosition: pglogrepl.LSN(acked),
 		WALApplyPosition: pglogrepl.LSN(acked),
