@@ -54,6 +54,7 @@ type Batch struct {
 	SealedBy  Cause
 
 	// What planning adds.
+	Began    time.Time // when it was taken up
 	Seq      int64
 	Token    string
 	Deadline time.Time // on ClickHouse's clock; zero: the table has no deadline constraint

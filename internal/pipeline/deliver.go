@@ -17,7 +17,15 @@ import (
 // its rows. An error means that the ledger failed, that going on is not safe, or that ctx is done: the session must end, and the next
 // one finishes the batch if it was planned.
 func (p *Pipeline) deliver(ctx context.Context, b *batch.Batch, fresh bool) error {
-	began := time.Now()
+	if err := p.write(ctx, b, fresh, func() {}); err != nil {
+		return err
+	}
+	return p.finish(ctx, b)
+}
+
+// write is the first half: it ends when ClickHouse has the batch, or its rows are put aside. planned is called once, as soon as the batch is.
+func (p *Pipeline) write(ctx context.Context, b *batch.Batch, fresh bool, planned func()) error {
+	b.Began = time.Now()
 	failpoint.Hit("before-plan")
 	if len(b.Rejected) > 0 && p.config.HaltOnPoison && !b.Requested() {
 		return poisoned(b.Rejected)
@@ -32,9 +40,11 @@ func (p *Pipeline) deliver(ctx context.Context, b *batch.Batch, fresh bool) erro
 	if err := p.ledger.Plan(ctx, b); err != nil {
 		return err
 	}
+	planned()
 	p.tellRejected(b.Rejected)
 	failpoint.Hit("after-plan")
-	return p.complete(ctx, began, &writing{p: p, b: b, look: !fresh, careful: !fresh, wait: newBackoff()})
+	w := &writing{p: p, b: b, look: !fresh, careful: !fresh, wait: newBackoff()}
+	return w.run(ctx)
 }
 
 func (p *Pipeline) tellRejected(rejected []batch.Rejected) {
@@ -43,20 +53,17 @@ func (p *Pipeline) tellRejected(rejected []batch.Rejected) {
 	}
 }
 
-// complete takes a planned batch the rest of the way.
-func (p *Pipeline) complete(ctx context.Context, began time.Time, w *writing) error {
-	if err := w.run(ctx); err != nil {
-		return err
-	}
-	b := w.b
+// finish is the second half: it settles a written batch.
+func (p *Pipeline) finish(ctx context.Context, b *batch.Batch) error {
 	failpoint.Hit("after-write")
 	if err := p.settle(ctx, b); err != nil {
 		return err
 	}
 	failpoint.Hit("after-settle")
-	p.observer.Settled(b, time.Since(began))
+	took := time.Since(b.Began)
+	p.observer.Settled(b, took)
 	p.log.Debug().Int64("batch", b.Seq).Int("rows", len(b.IDs)).Int("bytes", b.Bytes).Str("sealed_by", string(b.SealedBy)).
-		Stringer("end", b.End).Dur("took", time.Since(began)).Msg("batch settled")
+		Stringer("end", b.End).Dur("took", took).Msg("batch settled")
 	return nil
 }
 
@@ -71,6 +78,7 @@ func (p *Pipeline) finishPlanned(ctx context.Context) error {
 	for _, u := range planned {
 		p.enter(Recovering, "")
 		p.log.Info().Int64("batch", u.Seq).Int("rows", len(u.IDs)).Msg("finishing a batch that was planned before")
+		u.Began = time.Now()
 		deleted, err := p.fill(ctx, u)
 		if err != nil {
 			return err
@@ -82,7 +90,10 @@ func (p *Pipeline) finishPlanned(ctx context.Context) error {
 		if err := w.withdraw(ctx, deleted); err != nil {
 			return err
 		}
-		if err := p.complete(ctx, time.Now(), w); err != nil {
+		if err := w.run(ctx); err != nil {
+			return err
+		}
+		if err := p.finish(ctx, w.b); err != nil {
 			return err
 		}
 	}
@@ -176,19 +187,17 @@ func (p *Pipeline) clock(ctx context.Context) (now, deadline time.Time, err erro
 // again calls do until it succeeds, waiting in between, as long as its error is one that goes by itself.
 func (p *Pipeline) again(ctx context.Context, message string, goes func(error) bool, do func() error) error {
 	wait := newBackoff()
+	defer p.release(wait)
 	for {
 		err := do()
-		if err == nil && wait.paused {
-			p.resume()
-		}
 		if err == nil || !goes(err) {
 			return err
 		}
 		if ctx.Err() != nil {
 			return context.Cause(ctx)
 		}
+		p.hold(wait)
 		p.pause(err, message)
-		wait.paused = true
 		if !sleep(ctx, wait.NextBackOff()) {
 			return context.Cause(ctx)
 		}

@@ -96,8 +96,9 @@ type Pipeline struct {
 
 	requests chan struct{} // holds one if operators want rows delivered again
 	paging   atomic.Bool   // a snapshot of the outbox is open
+	waiting  atomic.Int32  // how many steps wait for a database
 
-	doing   State // what the session does, apart from pauses; set only while no batch is in flight
+	doing   State // what the session does, apart from pauses; set only while no batch is under way
 	because string
 	lost    *replication.GapError // why the last session found the slot incomplete; nil: it did not
 	late    time.Time             // on the sink's clock: until then an insert of a batch that is settled may still land; zero: none
@@ -273,8 +274,20 @@ func (p *Pipeline) enter(state State, reason string) {
 	p.observer.State(state, reason)
 }
 
-// resume ends a pause.
-func (p *Pipeline) resume() { p.observer.State(p.doing, p.because) }
+// hold notes that something waits, release that it does not any more. The state is what the session does again when nothing waits.
+func (p *Pipeline) hold(wait *pacer) {
+	if !wait.paused {
+		wait.paused = true
+		p.waiting.Add(1)
+	}
+}
+
+func (p *Pipeline) release(wait *pacer) {
+	if wait.paused && p.waiting.Add(-1) == 0 {
+		p.observer.State(p.doing, p.because)
+	}
+	wait.paused = false
+}
 
 // pause tells why nothing is delivered at the moment.
 func (p *Pipeline) pause(err error, message string) {
@@ -286,7 +299,7 @@ func (p *Pipeline) pause(err error, message string) {
 type pacer struct {
 	*backoff.ExponentialBackOff
 
-	paused bool // a try has failed
+	paused bool // it is counted as waiting; see Pipeline.hold
 }
 
 func newBackoff() *pacer {

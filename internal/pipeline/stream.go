@@ -2,6 +2,7 @@ package pipeline
 
 import (
 	"context"
+	"sync"
 	"time"
 
 	"github.com/sluicebox/sluicebox/internal/batch"
@@ -14,20 +15,28 @@ import (
 // writes WAL itself, so it must not follow each keepalive; too seldom, and WAL of other tables is held for longer (FACTS P7).
 const idleInterval = 3 * time.Second
 
-// flow is the state of one stream. One batch is in flight, so that order is kept; the next one is gathered meanwhile. Nothing is
-// read while a sealed batch waits: that bounds the memory, and is the backpressure.
+// flow is the state of one stream. Two batches are under way at most: one is planned and written while the one before it is settled. Both
+// steps keep the order, and each has one batch at a time. The next batch is gathered meanwhile. Nothing is read while a sealed batch
+// waits: that bounds the memory, and is the backpressure.
 type flow struct {
 	p       *Pipeline
 	source  source
 	settled outbox.Position // rows at or before it are skipped
 	builder *batch.Builder
 	ready   []*batch.Batch // sealed, waiting; more than one only when a single chunk of events fills several
-	flying  *batch.Batch   // nil: none is in flight
 	asked   bool           // operators want rows delivered again
-	served  bool           // the last flight was for them
-	landed  chan error     // the outcome of the one in flight
+	served  bool           // the last thing that was launched was for them
 
-	afterFlight uint64 // may be acknowledged once the batch in flight is settled
+	writing  *batch.Batch   // being planned and written; nil: none is
+	planning bool           // it is not planned yet
+	written  []*batch.Batch // waiting to be settled; more than one only for a moment
+	settling *batch.Batch   // nil: none is
+	planned  chan struct{}  // the batch in writing is planned
+	wrote    chan error     // the outcome of writing
+	landed   chan error     // the outcome of settling
+	flights  sync.WaitGroup
+
+	afterFlight uint64 // may be acknowledged once every batch under way is settled
 	idle        uint64 // may be acknowledged, once stored
 	stored      uint64 // the highest position that is stored as acknowledged
 }
@@ -55,7 +64,7 @@ func (p *Pipeline) stream(ctx, work context.Context) error {
 	}
 	f := &flow{
 		p: p, source: source, settled: state.Settled, builder: batch.NewBuilder(p.config.Limits),
-		landed: make(chan error, 1), stored: state.AckedLSN,
+		planned: make(chan struct{}, 1), wrote: make(chan error, 1), landed: make(chan error, 1), stored: state.AckedLSN,
 	}
 	p.enter(Streaming, "")
 	p.log.Info().Stringer("from", state.Settled).Msg("streaming")
@@ -63,11 +72,7 @@ func (p *Pipeline) stream(ctx, work context.Context) error {
 	defer cancel()
 	err = f.run(ctx, flight)
 	cancel()
-	if f.flying != nil { // the session has failed; wait for its last call to return before another session begins
-		if lost := <-f.landed; err == nil {
-			err = lost
-		}
-	}
+	f.flights.Wait() // if the session has failed, its last calls return before another one begins
 	source.Close()
 	return err
 }
@@ -78,7 +83,7 @@ func (f *flow) run(ctx, work context.Context) error {
 	stop := ctx.Done()
 	for {
 		f.launch(ctx, work)
-		if stop == nil && f.flying == nil { // drained
+		if stop == nil && !f.busy() { // drained
 			return f.storeIdle(work)
 		}
 		var events <-chan []replication.Event
@@ -92,9 +97,15 @@ func (f *flow) run(ctx, work context.Context) error {
 			f.source.Reuse(chunk)
 		case <-f.p.requests:
 			f.asked = true
+		case <-f.planned:
+			f.planning = false
+		case err := <-f.wrote:
+			if err != nil {
+				return err
+			}
+			f.wroteOne()
 		case err := <-f.landed:
 			if err != nil {
-				f.flying = nil
 				return err
 			}
 			f.land()
@@ -119,40 +130,67 @@ func (f *flow) run(ctx, work context.Context) error {
 	}
 }
 
-// due fires when the gathered rows must be sealed by age. While a batch is in flight they may as well grow.
+// due fires when the gathered rows must be sealed by age. While a batch is being written they may as well grow.
 func (f *flow) due() (<-chan time.Time, func()) {
-	if f.builder.Len() == 0 || f.flying != nil {
+	if f.builder.Len() == 0 || f.writing != nil {
 		return nil, func() {}
 	}
 	timer := time.NewTimer(time.Until(f.builder.Due()))
 	return timer.C, func() { timer.Stop() }
 }
 
-// launch sends the next sealed batch off, unless one is in flight.
+// busy says whether anything is under way.
+func (f *flow) busy() bool { return f.writing != nil || len(f.written) > 0 || f.settling != nil }
+
+// launch sends the next batches off. A batch is settled once the next one is planned, if there is one: both lock the stream's row, and
+// the plan is the shorter, so that it must not wait for the marks.
 func (f *flow) launch(ctx, work context.Context) {
+	asked := f.asked && ctx.Err() == nil && (!f.served || len(f.ready) == 0) // in turns, if there is much of both
 	switch {
-	case f.flying != nil:
-	case f.asked && ctx.Err() == nil && (!f.served || len(f.ready) == 0): // in turns, if there is much of both
-		f.asked, f.served, f.flying = false, true, &batch.Batch{} // of which nothing may be acknowledged
-		go func() { f.landed <- f.p.redeliver(ctx, work) }()
+	case f.writing != nil:
+	case f.settling != nil && len(f.written) > 0: // settling can't keep up, or waits
+	case asked && f.busy(): // what operators ask for is delivered alone
+	case asked:
+		f.asked, f.served, f.writing = false, true, &batch.Batch{SealedBy: batch.ByRequest}
+		f.flights.Go(func() { f.wrote <- f.p.redeliver(ctx, work) })
 	case len(f.ready) > 0:
 		b := f.ready[0]
-		f.served, f.flying, f.ready = false, b, f.ready[1:]
-		go func() { f.landed <- f.p.deliver(work, b, true) }()
+		f.served, f.writing, f.planning, f.ready = false, b, true, f.ready[1:]
+		f.flights.Go(func() { f.wrote <- f.p.write(work, b, true, func() { f.planned <- struct{}{} }) })
+	}
+	if f.settling == nil && len(f.written) > 0 && !f.planning {
+		b := f.written[0]
+		f.settling, f.written = b, f.written[1:]
+		f.flights.Go(func() { f.landed <- f.p.finish(work, b) })
 	}
 }
 
-// land acknowledges what the batch in flight has settled.
+// wroteOne passes the batch that was written on.
+func (f *flow) wroteOne() {
+	b := f.writing
+	f.writing, f.planning = nil, false
+	if b.SealedBy != batch.ByRequest { // those are settled by now
+		f.written = append(f.written, b)
+	}
+	f.rest()
+}
+
+// land acknowledges what the batch that was settled allows.
 func (f *flow) land() {
-	b := f.flying
-	f.flying = nil
+	b := f.settling
+	f.settling = nil
 	if b.AckLSN > 0 { // settling has stored it
 		f.stored = max(f.stored, b.AckLSN)
 		failpoint.Hit("before-ack")
 		f.source.Ack(b.AckLSN)
 		failpoint.Hit("after-ack")
 	}
-	if f.afterFlight > 0 {
+	f.rest()
+}
+
+// rest notes what may be acknowledged when nothing is under way any more.
+func (f *flow) rest() {
+	if f.afterFlight > 0 && !f.busy() {
 		f.idle, f.afterFlight = max(f.idle, f.afterFlight), 0
 	}
 }
@@ -193,7 +231,7 @@ func (f *flow) settleable(lsn uint64) {
 		f.builder.Commit(lsn)
 	case len(f.ready) > 0:
 		f.ready[len(f.ready)-1].AckLSN = lsn
-	case f.flying != nil:
+	case f.busy():
 		f.afterFlight = lsn
 	default:
 		f.idle = lsn

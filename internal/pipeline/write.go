@@ -39,11 +39,7 @@ type writing struct {
 }
 
 func (w *writing) run(ctx context.Context) error {
-	defer func() {
-		if w.wait.paused {
-			w.p.resume()
-		}
-	}()
+	defer w.p.release(w.wait)
 	for {
 		if len(w.b.Rows) == 0 {
 			if more, err := w.next(ctx); err != nil || !more {
@@ -114,8 +110,8 @@ func (w *writing) mayLand(ctx context.Context) error {
 }
 
 func (w *writing) pause(ctx context.Context, err error, message string) error {
+	w.p.hold(w.wait)
 	w.p.pause(err, message)
-	w.wait.paused = true
 	if !sleep(ctx, w.wait.NextBackOff()) {
 		return context.Cause(ctx)
 	}
@@ -207,7 +203,7 @@ func (w *writing) bind(ctx context.Context) (err error) {
 // quiet waits until no attempt that was made can land any more, so that its token may be given up.
 func (w *writing) quiet(ctx context.Context) error {
 	if !w.until.IsZero() {
-		w.wait.paused = true
+		w.p.hold(w.wait)
 	}
 	err := w.p.outlive(ctx, w.until)
 	w.until = time.Time{}
@@ -271,10 +267,13 @@ func (p *Pipeline) keepWindow(ctx context.Context) error {
 	case window == 0 || p.since < window/2:
 		return nil
 	default:
-		if err := p.outlive(ctx, p.late); err != nil {
+		wait := newBackoff()
+		p.hold(wait)
+		err := p.outlive(ctx, p.late)
+		p.release(wait)
+		if err != nil {
 			return err
 		}
-		p.resume()
 	}
 	p.late = time.Time{}
 	return nil
