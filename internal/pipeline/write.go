@@ -222,6 +222,7 @@ func (p *Pipeline) lands(ctx context.Context, deadline time.Time) (time.Time, er
 
 // outlive waits until an insert that is on its way can't land any more: until then, on ClickHouse's clock.
 func (p *Pipeline) outlive(ctx context.Context, until time.Time) error {
+	fresh := false
 	for told := false; !until.IsZero(); told = true {
 		const slack = 2 * time.Second // a deadline has whole seconds
 		now, _, err := p.clock(ctx)
@@ -229,8 +230,15 @@ func (p *Pipeline) outlive(ctx context.Context, until time.Time) error {
 			return err
 		}
 		left := until.Add(slack).Sub(now)
-		if left <= 0 {
+		if left <= 0 && fresh {
 			return nil
+		}
+		if left <= 0 { // its clock may have been set back since it was last asked
+			if err := p.ready(ctx); err != nil {
+				return err
+			}
+			fresh = true
+			continue
 		}
 		const reason = "an insert whose outcome is unknown may still land"
 		if !told {
