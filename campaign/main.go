@@ -93,8 +93,8 @@ func campaign(ctx context.Context, o options) (passed bool, err error) {
 		return false, err
 	}
 	defer m.close(ctx)
-	plan := makePlan(o.seed, m.possible(o), o.faults, o.duration, strings.Split(o.only, ","))
-	if len(plan) == 0 {
+	plan, last := makePlan(o.seed, m.possible(o), o.faults, o.duration, strings.Split(o.only, ","))
+	if len(plan)+len(last) == 0 {
 		return false, errors.New("no fault that is possible here has such a name; -list shows them")
 	}
 	replay := fmt.Sprintf("git checkout %s && make campaign ARGS='-seed %d -duration %s -faults %d'", commit, o.seed, o.duration, o.faults)
@@ -114,7 +114,7 @@ func campaign(ctx context.Context, o options) (passed bool, err error) {
 	}
 	defer s.close(ctx)
 	began := time.Now()
-	s.run(ctx, plan)
+	s.run(ctx, plan, last)
 	result := s.result(context.WithoutCancel(ctx), began)
 	result.Commit, result.Seed = commit, o.seed
 	if ctx.Err() != nil {

@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"fmt"
+	"math"
 	"math/rand/v2"
 	"slices"
 	"strings"
@@ -54,43 +55,41 @@ const atOnce = 3
 // reached.
 const spare = 6
 
-// makePlan is the sequence of faults that a seed stands for, with some to spare. Every kind comes before one comes again. Only faults whose names contain one
-// of the words are taken.
-func makePlan(seed uint64, all []fault, faults int, over time.Duration, words []string) []step {
+// makePlan is the sequence of faults that a seed stands for, with some to spare. Every kind comes before one comes again. last are those of
+// a size that makes everything after them slower: one of each kind. Only faults whose names contain one of the words are taken.
+func makePlan(seed uint64, all []fault, faults int, over time.Duration, words []string) (plan, last []step) {
 	random := rand.New(rand.NewPCG(seed, 0))
-	var kinds []fault
+	// Most of the time goes to faults that wait for their like to end, to those that are alone, and to comparing.
+	mean := over / time.Duration(3*max(faults, 1))
+	deal := func(f fault) step {
+		spread := int64(f.hold[1]-f.hold[0]) + 1
+		return step{
+			fault: f, gap: time.Duration(random.Int64N(int64(2*mean) + 1)), hold: f.hold[0] + time.Duration(random.Int64N(spread)), seed: random.Uint64(),
+		}
+	}
+	var kinds, deck []fault
 	for _, f := range all {
-		if slices.ContainsFunc(words, func(word string) bool { return strings.Contains(f.name, word) }) {
+		switch {
+		case !slices.ContainsFunc(words, func(word string) bool { return strings.Contains(f.name, word) }):
+		case f.needs == needsHuge:
+			last = append(last, deal(f))
+		default:
 			kinds = append(kinds, slices.Repeat([]fault{f}, max(f.weight, 1))...)
 		}
 	}
-	if len(kinds) == 0 {
-		return nil
-	}
-	// Most of the time goes to faults that wait for their like to end, to those that are alone, and to comparing.
-	mean := over / time.Duration(3*max(faults, 1))
-	var plan []step
-	var deck []fault
-	for len(plan) < faults+faults/spare {
+	for len(kinds) > 0 && len(plan) < faults+faults/spare {
 		if len(deck) == 0 {
 			deck = slices.Clone(kinds)
 			random.Shuffle(len(deck), func(i, j int) { deck[i], deck[j] = deck[j], deck[i] })
-			if rest := slices.DeleteFunc(slices.Clone(kinds), func(f fault) bool { return f.needs == needsHuge }); len(rest) > 0 {
-				kinds = rest // of what is huge, one is enough
-			}
 		}
-		f := deck[0]
+		plan = append(plan, deal(deck[0]))
 		deck = deck[1:]
-		spread := int64(f.hold[1]-f.hold[0]) + 1
-		plan = append(plan, step{
-			fault: f, gap: time.Duration(random.Int64N(int64(2*mean) + 1)), hold: f.hold[0] + time.Duration(random.Int64N(spread)), seed: random.Uint64(),
-		})
 	}
-	return plan
+	return plan, last
 }
 
 // run carries a plan out, round by round, and compares after each.
-func (s *stage) run(ctx context.Context, plan []step) {
+func (s *stage) run(ctx context.Context, plan, last []step) {
 	s.load.start(ctx, s.o.seed)
 	watching, stop := context.WithCancel(ctx)
 	var watched sync.WaitGroup
@@ -101,9 +100,13 @@ func (s *stage) run(ctx context.Context, plan []step) {
 	for round := 1; len(plan) > 0 && s.injected() < s.o.faults && ctx.Err() == nil; round++ {
 		n := min(roundFaults, len(plan))
 		s.tell(fmt.Sprintf("round %d", round))
-		s.round(ctx, plan[:n])
+		s.round(ctx, plan[:n], s.o.faults)
 		plan = plan[n:]
 		from = s.settle(ctx, from)
+	}
+	if len(last) > 0 && ctx.Err() == nil {
+		s.tell("last round")
+		s.round(ctx, last, math.MaxInt)
 	}
 	s.load.stop()
 	s.probing.Wait()
@@ -113,8 +116,8 @@ func (s *stage) run(ctx context.Context, plan []step) {
 	s.checkEnd(ctx)
 }
 
-// round injects faults, and returns once each is healed.
-func (s *stage) round(ctx context.Context, steps []step) {
+// round injects faults, until there were enough, and returns once each is healed.
+func (s *stage) round(ctx context.Context, steps []step, enough int) {
 	var active sync.WaitGroup
 	slots := make(chan struct{}, atOnce)
 	groups := map[string]*sync.Mutex{}
@@ -124,7 +127,7 @@ func (s *stage) round(ctx context.Context, steps []step) {
 		}
 	}
 	for _, st := range steps {
-		if !sleep(ctx, st.gap) || s.injected() >= s.o.faults {
+		if !sleep(ctx, st.gap) || s.injected() >= enough {
 			break
 		}
 		if st.fault.alone {
