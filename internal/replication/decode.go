@@ -117,9 +117,10 @@ func (d *decoder) insert(data []byte) (Event, bool, error) {
 	return event, true, nil
 }
 
+var errShort = errors.New("decode pgoutput insert: the tuple ends early")
+
 // tuple finds the texts of the columns; a null is nil. The texts are parts of data.
 func (d *decoder) tuple(data []byte) error {
-	short := errors.New("decode pgoutput insert: the tuple ends early")
 	count := int(binary.BigEndian.Uint16(data))
 	if count != len(d.texts) {
 		return fmt.Errorf("decode pgoutput insert: %d columns, %d were announced", count, len(d.texts))
@@ -127,7 +128,7 @@ func (d *decoder) tuple(data []byte) error {
 	data = data[2:]
 	for i := range count {
 		if len(data) == 0 {
-			return short
+			return errShort
 		}
 		kind := data[0]
 		data = data[1:]
@@ -139,12 +140,12 @@ func (d *decoder) tuple(data []byte) error {
 			return fmt.Errorf("decode pgoutput insert: column %d has kind %q, want a text or a null", i, kind)
 		}
 		if len(data) < 4 {
-			return short
+			return errShort
 		}
 		size := binary.BigEndian.Uint32(data)
 		data = data[4:]
 		if uint64(size) > uint64(len(data)) {
-			return short
+			return errShort
 		}
 		d.texts[i] = data[:size:size]
 		data = data[size:]

@@ -171,8 +171,9 @@ func (c *ClickHouse) write(ctx context.Context, target *Target, b *batch.Batch, 
 	if err != nil {
 		return err
 	}
+	raw := insert.Columns()
 	for i, column := range target.columns {
-		if err := insert.Column(i).Append(column.encode(c, b)); err != nil {
+		if err := column.fill(c, b, insert.Column(i), raw[i]); err != nil {
 			return fmt.Errorf("encode column %s: %w", column.name, joinAbort(insert, err))
 		}
 	}
