@@ -18,8 +18,8 @@ import (
 //
 // Postgres sends each row by itself, a hundred thousand times a second. Each arrival on an ordinary connection wakes the runtime's
 // network poller, and with it threads that look for work and find none: that cost more processor time than decoding and inserting
-// together. So this one is not known to the poller. Its reader waits in the kernel; and while data keep coming it sleeps first, for a
-// time in which they gather and that nobody notices.
+// together. So this one is not known to the poller. While data keep coming, its reader sleeps for a time in which they gather and that nobody
+// notices; when none come, it waits in the kernel.
 type quiet struct {
 	fd          int
 	born        time.Time // deadlines are reckoned from it, by the monotonic clock
@@ -45,9 +45,9 @@ type side struct {
 
 const (
 	quietBuffer = 256 << 10
-	// gather is how long the reader sleeps before it reads again. The buffers of a Unix socket hold some 200 rows, less than a
-	// millisecond of a busy walsender, which must not be held up by that.
-	gather = 300 * time.Microsecond
+	// gather is how long the reader sleeps before it reads again: by a timer of the runtime, since a thread that sleeps in the kernel makes the
+	// runtime look for it fifty thousand times a second. The buffers of a Unix socket hold some 200 rows, one millisecond of a busy walsender.
+	gather = 500 * time.Microsecond
 	// busy is how recently data must have come for more to be expected.
 	busy = time.Millisecond
 )
@@ -101,8 +101,7 @@ func (q *quiet) buffered() int { return int(q.to.Load() - q.from.Load()) }
 // fill reads what has come, or waits for it.
 func (q *quiet) fill() error {
 	if q.few && time.Since(q.last) < busy {
-		rest := unix.NsecToTimespec(int64(gather))
-		_ = unix.Nanosleep(&rest, nil) // in the kernel, so that no timer of the runtime wakes anybody; a signal may end it early
+		time.Sleep(gather) //nolint:forbidigo // it is what this connection is for
 	}
 	for {
 		if err := q.usable(&q.read); err != nil {
