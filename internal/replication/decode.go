@@ -20,6 +20,7 @@ type decoder struct {
 	texts    [][]byte            // of the row that is decoded, one a column
 	seen     map[uint32]struct{} // OIDs of other tables in the publication
 	commit   uint64              // commit LSN of the open transaction; 0: none is open
+	at       int64               // when it was committed, in microseconds since 1970
 	ordinal  uint32              // rows of the outbox so far in the open transaction
 }
 
@@ -47,13 +48,13 @@ func (d *decoder) decode(data []byte) (event Event, ok bool, err error) {
 	}
 	switch m := message.(type) {
 	case *pglogrepl.BeginMessage:
-		d.commit, d.ordinal = uint64(m.FinalLSN), 0
+		d.commit, d.at, d.ordinal = uint64(m.FinalLSN), m.CommitTime.UnixMicro(), 0
 	case *pglogrepl.CommitMessage:
 		if d.commit != uint64(m.CommitLSN) {
 			return Event{}, false, fmt.Errorf("commit %s ends a transaction that began for %s", m.CommitLSN, pglogrepl.LSN(d.commit))
 		}
 		d.commit = 0
-		return Event{Kind: Commit, LSN: uint64(m.TransactionEndLSN)}, true, nil
+		return Event{Kind: Commit, LSN: uint64(m.TransactionEndLSN), Committed: d.at}, true, nil
 	case *pglogrepl.RelationMessage:
 		return Event{}, false, d.announce(m)
 	}
@@ -109,7 +110,7 @@ func (d *decoder) insert(data []byte) (Event, bool, error) {
 		return Event{}, false, err
 	}
 	d.ordinal++
-	event := Event{Kind: Insert}
+	event := Event{Kind: Insert, Committed: d.at}
 	event.Row.Position = outbox.Position{CommitLSN: d.commit, Ordinal: d.ordinal}
 	if err := d.layout.Row(d.texts, &event.Row); err != nil {
 		return Event{}, false, err

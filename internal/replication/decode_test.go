@@ -13,11 +13,16 @@ import (
 	"github.com/sluicebox/sluicebox/outbox"
 )
 
+// committed is the time of the transaction that begin begins.
+func committed(lsn uint64) int64 {
+	return time.Date(2000, 1, 1, 0, 0, int(lsn), 0, time.UTC).UnixMicro()
+}
+
 // The messages of pgoutput, protocol version 1, as the manual lays them out (Logical Replication Message Formats).
 
 func begin(lsn uint64) []byte {
 	m := binary.BigEndian.AppendUint64([]byte{'B'}, lsn)
-	m = binary.BigEndian.AppendUint64(m, 0)
+	m = binary.BigEndian.AppendUint64(m, lsn*1_000_000) // second lsn of the year 2000
 	return binary.BigEndian.AppendUint32(m, 42)
 }
 
@@ -88,7 +93,7 @@ func TestDecode(t *testing.T) {
 	t.Parallel()
 	const at = "2026-01-02 03:04:05.678901+00"
 	want := func(id int64, lsn uint64, ordinal uint32) Event {
-		return Event{Row: outbox.Row{
+		return Event{Committed: committed(lsn), Row: outbox.Row{
 			ID: id, Type: "user has been created", Time: time.Date(2026, 1, 2, 3, 4, 5, 678901000, time.UTC), Environment: "test",
 			Context: []byte(`{"a": 1}`), MetadataVersion: 1, Position: outbox.Position{CommitLSN: lsn, Ordinal: ordinal},
 		}}
@@ -99,7 +104,7 @@ func TestDecode(t *testing.T) {
 		got := feed(t, newDecoder("public", "event_outbox"),
 			begin(100), relation(7, "public", names...), insert(7, values("1", at)...), insert(7, values("2", at)...), commit(100, 120),
 			begin(130), insert(7, values("3", at)...), commit(130, 140))
-		expect := []Event{want(1, 100, 1), want(2, 100, 2), {Kind: Commit, LSN: 120}, want(3, 130, 1), {Kind: Commit, LSN: 140}}
+		expect := []Event{want(1, 100, 1), want(2, 100, 2), {Kind: Commit, LSN: 120, Committed: committed(100)}, want(3, 130, 1), {Kind: Commit, LSN: 140, Committed: committed(130)}}
 		if diff := cmp.Diff(expect, got); diff != "" {
 			t.Error(diff)
 		}
@@ -109,7 +114,7 @@ func TestDecode(t *testing.T) {
 		got := feed(t, newDecoder("public", "event_outbox"),
 			begin(100), relation(8, "other", "id"), insert(8, "1"),
 			relation(7, "public", names...), insert(7, values("1", at)...), commit(100, 120))
-		if diff := cmp.Diff([]Event{want(1, 100, 1), {Kind: Commit, LSN: 120}}, got); diff != "" {
+		if diff := cmp.Diff([]Event{want(1, 100, 1), {Kind: Commit, LSN: 120, Committed: committed(100)}}, got); diff != "" {
 			t.Error(diff)
 		}
 	})

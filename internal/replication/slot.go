@@ -28,6 +28,11 @@ type SlotState struct {
 	ConfirmedFlush uint64 // what was acknowledged, as far as the server remembers (FACTS P3)
 	RetainedWAL    int64  // bytes of WAL that the server keeps for the slot
 	WaitingWAL     int64  // bytes of WAL since what was acknowledged
+	WALStatus      string // reserved, extended, unreserved or lost
+	SafeWAL        *int64 // bytes that may still be written until the slot may be lost; nil: no limit is set, or it is lost
+
+	WALEnd uint64    // of the server
+	Now    time.Time // by the server's clock
 }
 
 // Slot looks at a slot in pg_replication_slots.
@@ -38,24 +43,31 @@ SELECT s.plugin, coalesce(s.database, ''),
        CASE WHEN s.wal_status = 'lost' OR to_jsonb(s)->>'invalidation_reason' IS NOT NULL
             THEN coalesce(to_jsonb(s)->>'invalidation_reason', 'wal_removed') ELSE '' END,
        coalesce(s.confirmed_flush_lsn, '0/0')::text,
-       coalesce(pg_wal_lsn_diff(now.lsn, s.restart_lsn), 0)::bigint, coalesce(pg_wal_lsn_diff(now.lsn, s.confirmed_flush_lsn), 0)::bigint
+       coalesce(pg_wal_lsn_diff(now.lsn, s.restart_lsn), 0)::bigint, coalesce(pg_wal_lsn_diff(now.lsn, s.confirmed_flush_lsn), 0)::bigint,
+       coalesce(s.wal_status, ''), s.safe_wal_size, now.lsn::text, clock_timestamp()
 FROM pg_replication_slots s,
      LATERAL (SELECT CASE WHEN pg_is_in_recovery() THEN pg_last_wal_replay_lsn() ELSE pg_current_wal_lsn() END) now (lsn)
 WHERE s.slot_name = $1 AND s.plugin IS NOT NULL`
 	state := SlotState{Exists: true}
-	var confirmed string
-	err := q.QueryRow(ctx, query, name).Scan(&state.Plugin, &state.Database, &state.Lost, &confirmed, &state.RetainedWAL, &state.WaitingWAL)
+	var confirmed, end string
+	err := q.QueryRow(ctx, query, name).Scan(
+		&state.Plugin, &state.Database, &state.Lost, &confirmed, &state.RetainedWAL, &state.WaitingWAL,
+		&state.WALStatus, &state.SafeWAL, &end, &state.Now)
 	if errors.Is(err, pgx.ErrNoRows) {
 		return SlotState{}, nil
 	}
 	if err != nil {
 		return SlotState{}, fmt.Errorf("look at slot %s: %w", name, err)
 	}
-	lsn, err := pglogrepl.ParseLSN(confirmed)
+	flushed, err := pglogrepl.ParseLSN(confirmed)
 	if err != nil {
 		return SlotState{}, fmt.Errorf("look at slot %s: %w", name, err)
 	}
-	state.ConfirmedFlush = uint64(lsn)
+	written, err := pglogrepl.ParseLSN(end)
+	if err != nil {
+		return SlotState{}, fmt.Errorf("look at slot %s: %w", name, err)
+	}
+	state.ConfirmedFlush, state.WALEnd = uint64(flushed), uint64(written)
 	return state, nil
 }
 

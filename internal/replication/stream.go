@@ -36,6 +36,8 @@ type Event struct {
 	Kind Kind
 	Row  outbox.Row // of an Insert
 	LSN  uint64     // of a Commit: its end; of an Idle: the server's position. Both may be acknowledged once all before is settled
+
+	Committed int64 // of an Insert and a Commit: when the transaction was committed, in microseconds since 1970, by the server's clock
 }
 
 const (

@@ -28,17 +28,22 @@ func TestClose(t *testing.T) {
 		t.Fatal(err)
 	}
 	t.Cleanup(stream.Close)
+	before, err := Slot(t.Context(), pool, config.Slot)
+	if err != nil {
+		t.Fatal(err)
+	}
 	_, err = pool.Exec(t.Context(), `INSERT INTO event_outbox (event_type, environment, event_context) SELECT 't', 'test', '{}' FROM generate_series(1, 10)`)
 	if err != nil {
 		t.Fatal(err)
 	}
 
-	rows, end := 0, uint64(0)
+	rows, end, committed := 0, uint64(0), int64(0)
 	for end == 0 {
 		for _, event := range <-stream.Events() {
 			switch event.Kind {
 			case Insert:
 				rows++
+				committed = event.Committed
 			case Commit:
 				if rows > 0 {
 					end = event.LSN
@@ -49,6 +54,16 @@ func TestClose(t *testing.T) {
 	}
 	if rows != 10 {
 		t.Errorf("%d rows before their commit, want 10", rows)
+	}
+	after, err := Slot(t.Context(), pool, config.Slot)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if committed < before.Now.UnixMicro() || committed > after.Now.UnixMicro() {
+		t.Errorf("committed at %d, want a time of the server's between %d and %d", committed, before.Now.UnixMicro(), after.Now.UnixMicro())
+	}
+	if end <= before.WALEnd || end > after.WALEnd || after.WALStatus != "reserved" {
+		t.Errorf("the commit ends at %d, the WAL at %d before and %d after it; the slot is %s", end, before.WALEnd, after.WALEnd, after.WALStatus)
 	}
 	stream.Ack(end)
 	stream.Close()
