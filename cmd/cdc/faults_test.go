@@ -315,6 +315,9 @@ func TestClickHouseFaults(t *testing.T) {
 				if !strings.Contains(d.text(), "it is sent again") {
 					t.Error("no batch was sent again; the test proves nothing")
 				}
+				if n, _ := d.shows(t, "sluicebox_events_found_total"); n == 0 {
+					t.Error("no event is said to have been found, although replies were lost")
+				}
 			})
 		}
 	})

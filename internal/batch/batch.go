@@ -29,11 +29,25 @@ const (
 // Requested says whether an operator asked for the rows: they are not the stream's next ones.
 func (b *Batch) Requested() bool { return b.End == outbox.Position{} }
 
+// Oldest is when the first row was committed, in microseconds since 1970, by Postgres's clock; 0: that is not known.
+func (b *Batch) Oldest() int64 {
+	if len(b.Commits) == 0 {
+		return 0
+	}
+	return b.Commits[0].At
+}
+
 // Rejected is a row that ClickHouse can never take. It goes to the quarantine, its neighbours are delivered.
 type Rejected struct {
 	ID       int64
 	Position outbox.Position
 	Reason   string
+}
+
+// Commit is when some neighbouring rows of a batch were committed.
+type Commit struct {
+	At   int64 // in microseconds since 1970, by Postgres's clock
+	Rows int   // without rejected ones
 }
 
 // Batch is a run of rows, contiguous in commit order.
@@ -52,6 +66,7 @@ type Batch struct {
 	AckLSN    uint64          // may be acknowledged once this batch is settled; 0: no commit ends in it
 	Partition int             // YYYYMM of the event times, UTC; 0: there are no Rows
 	SealedBy  Cause
+	Commits   []Commit // of the stream's rows; none: they came from the table
 
 	// What planning adds.
 	Began    time.Time // when it was taken up
@@ -60,7 +75,8 @@ type Batch struct {
 	Deadline time.Time // on ClickHouse's clock; zero: the table has no deadline constraint
 
 	// What writing adds.
-	Ignored []string // columns of Rows that the table in ClickHouse lacks
+	Ignored []string  // columns of Rows that the table in ClickHouse lacks
+	Stored  time.Time // when ClickHouse had confirmed the last of it
 }
 
 // Size is what a row counts towards the limit of bytes: its texts and a fixed share for the rest.

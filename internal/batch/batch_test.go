@@ -90,6 +90,26 @@ func TestBuilder(t *testing.T) {
 			t.Errorf("end %s, %d rows: %s", batch.End, len(batch.Rows), diff)
 		}
 	})
+	t.Run("rows of commits within a millisecond are told together, rejected ones not at all", func(t *testing.T) {
+		t.Parallel()
+		b := NewBuilder(wide)
+		bad := row(3, day, "")
+		bad.Invalid = "because"
+		b.AddCommitted(row(0, day, ""), 5000)
+		b.AddCommitted(row(1, day, ""), 5999)
+		b.AddCommitted(row(2, day, ""), 6000)
+		b.AddCommitted(bad, 6001)
+		b.AddCommitted(row(4, day, ""), 5000) // in the order of commits, whose times may go back
+		if got := b.Oldest(); got != 5000 {
+			t.Errorf("the oldest was committed at %d, want 5000", got)
+		}
+		if diff := cmp.Diff([]Commit{{5000, 2}, {6000, 1}, {5000, 1}}, b.Seal(ByDelay).Commits); diff != "" {
+			t.Error(diff)
+		}
+		if got := b.Oldest(); got != 0 {
+			t.Errorf("nothing is gathered, and the oldest was committed at %d", got)
+		}
+	})
 	t.Run("a commit in the middle is what may be acknowledged", func(t *testing.T) {
 		t.Parallel()
 		b := NewBuilder(wide)

@@ -68,6 +68,22 @@ func (b *Builder) Add(r *outbox.Row) {
 	b.next.Bytes += Size(r)
 }
 
+// AddCommitted is Add for a row of the stream, which was committed at a time, in microseconds since 1970.
+func (b *Builder) AddCommitted(r *outbox.Row, at int64) {
+	const same = 1000 // commits of one millisecond are told as one, so that there are few however small the transactions
+	before := len(b.next.IDs)
+	b.Add(r)
+	rows := len(b.next.IDs) - before
+	if n := len(b.next.Commits) - 1; n >= 0 && at-b.next.Commits[n].At < same && at >= b.next.Commits[n].At {
+		b.next.Commits[n].Rows += rows
+		return
+	}
+	b.next.Commits = append(b.next.Commits, Commit{At: at, Rows: rows})
+}
+
+// Oldest is when the first row that was gathered was committed, in microseconds since 1970; 0: that is not known.
+func (b *Builder) Oldest() int64 { return b.next.Oldest() }
+
 // Full says whether the batch must be sealed now, and why; empty: it need not.
 func (b *Builder) Full() Cause {
 	switch {

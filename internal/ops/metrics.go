@@ -11,6 +11,7 @@ import (
 	"github.com/sluicebox/sluicebox/internal/batch"
 	"github.com/sluicebox/sluicebox/internal/cli"
 	"github.com/sluicebox/sluicebox/internal/pipeline"
+	"github.com/sluicebox/sluicebox/internal/replication"
 )
 
 // Metrics is the pipeline's observer: it counts for Prometheus and remembers the state for the health endpoints.
@@ -18,15 +19,23 @@ type Metrics struct {
 	Registry *prometheus.Registry
 
 	received    prometheus.Counter
+	skipped     prometheus.Counter
 	delivered   prometheus.Counter
 	quarantined prometheus.Counter
+	found       prometheus.Counter
 	batches     *prometheus.CounterVec
 	rows        prometheus.Histogram
+	bytes       prometheus.Histogram
 	delivery    prometheus.Histogram
 	attempts    *prometheus.CounterVec
 	insert      prometheus.Histogram
+	settle      prometheus.Histogram
+	queryable   *weighted
+	retries     *prometheus.CounterVec
 	state       *prometheus.GaugeVec
-	retained    prometheus.Gauge
+	leading     prometheus.Gauge
+	epoch       prometheus.Gauge
+	standing    *standing
 	newest      prometheus.Gauge
 	incidents   *prometheus.CounterVec
 	ignored     prometheus.Gauge
@@ -46,6 +55,12 @@ func NewMetrics(build cli.Build) *Metrics {
 		received: prometheus.NewCounter(prometheus.CounterOpts{
 			Name: "sluicebox_events_received_total", Help: "Events read from the replication stream, repeated ones included.",
 		}),
+		skipped: prometheus.NewCounter(prometheus.CounterOpts{
+			Name: "sluicebox_events_skipped_total", Help: "Events that were received and had been settled before: Postgres sends some again after a restart.",
+		}),
+		found: prometheus.NewCounter(prometheus.CounterOpts{
+			Name: "sluicebox_events_found_total", Help: "Events that were not sent again, because an attempt of unknown outcome turned out to have stored them.",
+		}),
 		delivered: prometheus.NewCounter(prometheus.CounterOpts{
 			Name: "sluicebox_events_delivered_total", Help: "Events that are in ClickHouse and marked processed.",
 		}),
@@ -58,6 +73,9 @@ func NewMetrics(build cli.Build) *Metrics {
 		rows: prometheus.NewHistogram(prometheus.HistogramOpts{
 			Name: "sluicebox_batch_rows", Help: "Rows in a settled batch.", Buckets: prometheus.ExponentialBuckets(1, 4, 9),
 		}),
+		bytes: prometheus.NewHistogram(prometheus.HistogramOpts{
+			Name: "sluicebox_batch_bytes", Help: "Bytes in a settled batch, as CDC_BATCH_MAX_BYTES counts.", Buckets: prometheus.ExponentialBuckets(1024, 4, 10),
+		}),
 		delivery: prometheus.NewHistogram(prometheus.HistogramOpts{
 			Name: "sluicebox_batch_delivery_seconds", Help: "From sealing a batch to its settlement.", Buckets: prometheus.ExponentialBuckets(0.005, 2, 14),
 		}),
@@ -68,12 +86,25 @@ func NewMetrics(build cli.Build) *Metrics {
 		insert: prometheus.NewHistogram(prometheus.HistogramOpts{
 			Name: "sluicebox_insert_seconds", Help: "Duration of inserts, failed ones included.", Buckets: prometheus.ExponentialBuckets(0.005, 2, 14),
 		}),
+		settle: prometheus.NewHistogram(prometheus.HistogramOpts{
+			Name: "sluicebox_settle_seconds", Help: "Duration of marking a batch in Postgres, with waiting and further tries.", Buckets: prometheus.ExponentialBuckets(0.005, 2, 14),
+		}),
+		queryable: newWeighted("sluicebox_commit_to_queryable_seconds",
+			"From the commit of an event in Postgres to ClickHouse's confirmation, by Postgres's clock. Events read from the table are left out.",
+			prometheus.ExponentialBuckets(0.01, 2, 18)), // 10 ms to 22 minutes
+		retries: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "sluicebox_retries_total", Help: "Times that delivery was interrupted by a peer, postgres or clickhouse, and had to try again.",
+		}, []string{"peer"}),
+		leading: prometheus.NewGauge(prometheus.GaugeOpts{
+			Name: "sluicebox_leading", Help: "1 while this daemon leads the stream, connected to Postgres; 0 while it stands by or is not connected.",
+		}),
+		epoch: prometheus.NewGauge(prometheus.GaugeOpts{
+			Name: "sluicebox_epoch", Help: "How many times the lead was taken, by any daemon, as this one last led; 0: it has not led.",
+		}),
+		standing: &standing{current: time.Now()},
 		state: prometheus.NewGaugeVec(prometheus.GaugeOpts{
 			Name: "sluicebox_state", Help: "1 for what the daemon is doing now.",
 		}, []string{"state"}),
-		retained: prometheus.NewGauge(prometheus.GaugeOpts{
-			Name: "sluicebox_slot_retained_wal_bytes", Help: "WAL that Postgres keeps for the slot. Grows while nothing is acknowledged.",
-		}),
 		newest: prometheus.NewGauge(prometheus.GaugeOpts{
 			Name: "sluicebox_last_settled_timestamp_seconds", Help: "When a batch was last settled, Unix time.",
 		}),
@@ -96,10 +127,13 @@ func NewMetrics(build cli.Build) *Metrics {
 	})
 	info.Set(1)
 	m.Registry.MustRegister(
-		m.received, m.delivered, m.quarantined, m.batches, m.rows, m.delivery, m.attempts, m.insert, m.state, m.retained, m.newest,
-		m.incidents, m.ignored, m.trimmed, m.dropped, info,
+		m.received, m.skipped, m.delivered, m.quarantined, m.found, m.batches, m.rows, m.bytes, m.delivery, m.attempts, m.insert, m.settle,
+		m.queryable, m.retries, m.state, m.leading, m.epoch, m.standing, m.newest, m.incidents, m.ignored, m.trimmed, m.dropped, info,
 		collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}),
 	)
+	for _, peer := range []pipeline.Peer{pipeline.Postgres, pipeline.ClickHouse} { // a first retry is a rise from 0, not a series out of nothing
+		m.retries.WithLabelValues(string(peer))
+	}
 	return m
 }
 
@@ -112,11 +146,35 @@ func (m *Metrics) State(state pipeline.State, reason string) {
 	}
 	m.state.WithLabelValues(string(state)).Set(1)
 	m.now, m.reason = state, reason
+	m.standing.stand(state == pipeline.Standby)
 	m.began = m.began || state == pipeline.Standby || state == pipeline.Streaming
 }
 
+// Leads notes whether this daemon leads.
+func (m *Metrics) Leads(epoch int64) {
+	m.standing.lead()
+	if epoch == 0 {
+		m.leading.Set(0)
+		return
+	}
+	m.leading.Set(1)
+	m.epoch.Set(float64(epoch))
+}
+
 // Received counts events of the stream.
-func (m *Metrics) Received(rows int) { m.received.Add(float64(rows)) }
+func (m *Metrics) Received(rows, skipped int) {
+	m.received.Add(float64(rows))
+	m.skipped.Add(float64(skipped))
+}
+
+// Progress notes how far delivery is.
+func (m *Metrics) Progress(delivered uint64, oldest int64) { m.standing.progress(delivered, oldest) }
+
+// Found counts events that a look-up found.
+func (m *Metrics) Found(rows int) { m.found.Add(float64(rows)) }
+
+// Retry counts interruptions.
+func (m *Metrics) Retry(peer pipeline.Peer) { m.retries.WithLabelValues(string(peer)).Inc() }
 
 // Attempt counts an insert.
 func (m *Metrics) Attempt(outcome string, took time.Duration) {
@@ -125,17 +183,25 @@ func (m *Metrics) Attempt(outcome string, took time.Duration) {
 }
 
 // Settled counts a batch that is wholly delivered.
-func (m *Metrics) Settled(b *batch.Batch, took time.Duration) {
+func (m *Metrics) Settled(b *batch.Batch, took, settling time.Duration) {
 	m.delivered.Add(float64(len(b.IDs)))
 	m.quarantined.Add(float64(len(b.Rejected)))
 	m.batches.WithLabelValues(string(b.SealedBy)).Inc()
 	m.rows.Observe(float64(len(b.IDs)))
+	m.bytes.Observe(float64(b.Bytes))
 	m.delivery.Observe(took.Seconds())
+	m.settle.Observe(settling.Seconds())
+	stored := m.standing.onPostgres(b.Stored)
+	for _, commit := range b.Commits {
+		m.queryable.observe(since(commit.At, stored), commit.Rows)
+	}
 	m.newest.SetToCurrentTime()
 }
 
-// Slot notes how much WAL the slot holds.
-func (m *Metrics) Slot(retained int64) { m.retained.Set(float64(retained)) }
+// Slot notes what the slot is like.
+func (m *Metrics) Slot(slot replication.SlotState, asked, answered time.Time) {
+	m.standing.look(slot, asked, answered)
+}
 
 // Incident counts a loss that was noticed.
 func (m *Metrics) Incident(kind string) { m.incidents.WithLabelValues(kind).Inc() }

@@ -44,7 +44,11 @@ func (p *Pipeline) write(ctx context.Context, b *batch.Batch, fresh bool, planne
 	p.tellRejected(b.Rejected)
 	failpoint.Hit("after-plan")
 	w := &writing{p: p, b: b, look: !fresh, careful: !fresh, wait: newBackoff()}
-	return w.run(ctx)
+	if err := w.run(ctx); err != nil {
+		return err
+	}
+	b.Stored = time.Now()
+	return nil
 }
 
 func (p *Pipeline) tellRejected(rejected []batch.Rejected) {
@@ -56,12 +60,13 @@ func (p *Pipeline) tellRejected(rejected []batch.Rejected) {
 // finish is the second half: it settles a written batch.
 func (p *Pipeline) finish(ctx context.Context, b *batch.Batch) error {
 	failpoint.Hit("after-write")
+	marking := time.Now()
 	if err := p.settle(ctx, b); err != nil {
 		return err
 	}
 	failpoint.Hit("after-settle")
 	took := time.Since(b.Began)
-	p.observer.Settled(b, took)
+	p.observer.Settled(b, took, time.Since(marking))
 	p.log.Debug().Int64("batch", b.Seq).Int("rows", len(b.IDs)).Int("bytes", b.Bytes).Str("sealed_by", string(b.SealedBy)).
 		Stringer("end", b.End).Dur("took", took).Msg("batch settled")
 	return nil

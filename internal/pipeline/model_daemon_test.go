@@ -225,11 +225,15 @@ func (d *daemon) do(ctx context.Context, name string, failed error, effect func(
 // silent observes nothing.
 type silent struct{}
 
-func (silent) State(State, string)                 {}
-func (silent) Received(int)                        {}
-func (silent) Attempt(string, time.Duration)       {}
-func (silent) Settled(*batch.Batch, time.Duration) {}
-func (silent) Slot(int64)                          {}
-func (silent) Incident(string)                     {}
-func (silent) Columns(int)                         {}
-func (silent) Trimmed(int64, int)                  {}
+func (silent) State(State, string)                                {}
+func (silent) Leads(int64)                                        {}
+func (silent) Received(int, int)                                  {}
+func (silent) Progress(uint64, int64)                             {}
+func (silent) Attempt(string, time.Duration)                      {}
+func (silent) Found(int)                                          {}
+func (silent) Settled(*batch.Batch, time.Duration, time.Duration) {}
+func (silent) Slot(replication.SlotState, time.Time, time.Time)   {}
+func (silent) Retry(Peer)                                         {}
+func (silent) Incident(string)                                    {}
+func (silent) Columns(int)                                        {}
+func (silent) Trimmed(int64, int)                                 {}

@@ -58,13 +58,35 @@ const (
 	Stopped    State = "stopped"
 )
 
+// Peer is whom the pipeline talks to.
+type Peer string
+
+// The peers.
+const (
+	Postgres   Peer = "postgres"
+	ClickHouse Peer = "clickhouse"
+)
+
 // Observer is told what happens. Its methods must not block and may be called from several goroutines.
 type Observer interface {
 	State(state State, reason string)
-	Received(rows int)
+	// Leads tells that this daemon leads, for the epoch'th time that somebody does; 0: not any more. What Progress and Slot told before is
+	// of another session, and maybe of another server.
+	Leads(epoch int64)
+	// Received tells how many rows the stream gave, and how many of them were skipped because they had been settled before.
+	Received(rows, skipped int)
+	// Progress tells that everything before the position delivered is settled, and when the oldest row was committed, in microseconds since
+	// 1970 by Postgres's clock, that has been received and is not settled; 0: there is none.
+	Progress(delivered uint64, oldest int64)
 	Attempt(outcome string, took time.Duration)
-	Settled(b *batch.Batch, took time.Duration)
-	Slot(retainedWAL int64)
+	// Found tells that rows need not be sent again: an attempt whose outcome was unknown had stored them.
+	Found(rows int)
+	// Settled tells of a batch that is wholly delivered, how long that took from when it was taken up, and how much of it the marks took.
+	Settled(b *batch.Batch, took, settling time.Duration)
+	// Slot tells what the slot is like, and between which moments of our clock that was.
+	Slot(slot replication.SlotState, asked, answered time.Time)
+	// Retry tells that something failed, which is tried again until it works.
+	Retry(peer Peer)
 	// Incident tells of a loss that was noticed; its rows and duration are not known yet.
 	Incident(kind string)
 	// Columns tells how many columns of the outbox the sink ignores.
@@ -179,6 +201,8 @@ func (p *Pipeline) session(ctx context.Context) error {
 		return err
 	}
 	p.log.Info().Int64("epoch", lead.Epoch).Stringer("settled", lead.State.Settled).Msg("leading the stream")
+	p.observer.Leads(lead.Epoch)
+	defer p.observer.Leads(0)
 
 	// What must still be done after ctx is done, draining, runs on work.
 	work, cancel := context.WithCancelCause(context.WithoutCancel(ctx))
@@ -291,6 +315,11 @@ func (p *Pipeline) release(wait *pacer) {
 
 // pause tells why nothing is delivered at the moment.
 func (p *Pipeline) pause(err error, message string) {
+	peer := Postgres
+	if sinkFailed(err) {
+		peer = ClickHouse
+	}
+	p.observer.Retry(peer)
 	p.observer.State(Paused, err.Error())
 	p.log.Error().Err(err).Str("hint", Hint(err)).Msg(message)
 }

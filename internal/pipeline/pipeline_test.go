@@ -87,11 +87,15 @@ func (r *recorder) Columns(ignored int) {
 	r.ignored = ignored
 }
 
-func (*recorder) Received(int)                        {}
-func (*recorder) Attempt(string, time.Duration)       {}
-func (*recorder) Settled(*batch.Batch, time.Duration) {}
-func (*recorder) Slot(int64)                          {}
-func (*recorder) Trimmed(int64, int)                  {}
+func (*recorder) Leads(int64)                                        {}
+func (*recorder) Received(int, int)                                  {}
+func (*recorder) Progress(uint64, int64)                             {}
+func (*recorder) Attempt(string, time.Duration)                      {}
+func (*recorder) Found(int)                                          {}
+func (*recorder) Settled(*batch.Batch, time.Duration, time.Duration) {}
+func (*recorder) Slot(replication.SlotState, time.Time, time.Time)   {}
+func (*recorder) Retry(pipeline.Peer)                                {}
+func (*recorder) Trimmed(int64, int)                                 {}
 
 // said waits until the observer was told of a state with a reason.
 func (r *recorder) said(t *testing.T, text string) {

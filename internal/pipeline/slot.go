@@ -72,11 +72,12 @@ func (p *Pipeline) giveWay(ctx context.Context) error {
 func (p *Pipeline) checkSlot(ctx context.Context, want *string) error {
 	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
 	defer cancel()
+	asked := time.Now()
 	slot, err := p.postgres.Slot(ctx)
 	if err != nil {
 		return err
 	}
-	p.observer.Slot(slot.RetainedWAL)
+	p.observer.Slot(slot, asked, time.Now())
 	if limit := p.config.MaxSlotWAL; limit > 0 && slot.WaitingWAL > limit {
 		return &replication.GapError{
 			Kind: replication.DiskGuard, Reason: fmt.Sprintf("%d bytes of WAL wait for this daemon, more than CDC_MAX_SLOT_WAL allows", slot.WaitingWAL),

@@ -83,6 +83,7 @@ func (f *flow) run(ctx, work context.Context) error {
 	stop := ctx.Done()
 	for {
 		f.launch(ctx, work)
+		f.p.observer.Progress(max(f.stored, f.idle), f.oldest())
 		if stop == nil && !f.busy() { // drained
 			return f.storeIdle(work)
 		}
@@ -142,6 +143,18 @@ func (f *flow) due() (<-chan time.Time, func()) {
 // busy says whether anything is under way.
 func (f *flow) busy() bool { return f.writing != nil || len(f.written) > 0 || f.settling != nil }
 
+// oldest is when the oldest row was committed that is received and not settled; 0: there is none, or it is not known.
+func (f *flow) oldest() int64 {
+	for _, batches := range [...][]*batch.Batch{{f.settling}, f.written, {f.writing}, f.ready} {
+		for _, b := range batches {
+			if b != nil && b.Oldest() != 0 {
+				return b.Oldest()
+			}
+		}
+	}
+	return f.builder.Oldest()
+}
+
 // launch sends the next batches off. A batch is settled once the next one is planned, if there is one: both lock the stream's row, and
 // the plan is the shorter, so that it must not wait for the marks.
 func (f *flow) launch(ctx, work context.Context) {
@@ -197,7 +210,7 @@ func (f *flow) rest() {
 
 // take adds a chunk of events to what is gathered.
 func (f *flow) take(chunk []replication.Event) {
-	rows := 0
+	rows, skipped := 0, 0
 	for i := range chunk {
 		e := &chunk[i]
 		if e.Kind != replication.Insert {
@@ -206,17 +219,18 @@ func (f *flow) take(chunk []replication.Event) {
 		}
 		rows++
 		if e.Row.Position.Compare(f.settled) <= 0 {
-			continue // sent again after a restart
+			skipped++ // sent again after a restart
+			continue
 		}
 		if cause := f.builder.Before(&e.Row); cause != "" {
 			f.seal(cause)
 		}
-		f.builder.Add(&e.Row)
+		f.builder.AddCommitted(&e.Row, e.Committed)
 		if cause := f.builder.Full(); cause != "" {
 			f.seal(cause)
 		}
 	}
-	f.p.observer.Received(rows)
+	f.p.observer.Received(rows, skipped)
 }
 
 func (f *flow) seal(cause batch.Cause) {

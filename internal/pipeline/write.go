@@ -172,6 +172,7 @@ func (w *writing) keepMissing(ctx context.Context) error {
 	if len(missing) < len(w.b.Rows) {
 		w.b.Token = ""
 		w.stored += len(w.b.Rows) - len(missing)
+		w.p.observer.Found(len(w.b.Rows) - len(missing))
 	}
 	w.b.Rows = missing
 	if len(missing) == 0 {

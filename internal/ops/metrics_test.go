@@ -1,0 +1,289 @@
+package ops_test
+
+import (
+	"net/http"
+	"net/http/httptest"
+	"os"
+	"regexp"
+	"slices"
+	"strconv"
+	"strings"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/sluicebox/sluicebox/internal/batch"
+	"github.com/sluicebox/sluicebox/internal/cli"
+	"github.com/sluicebox/sluicebox/internal/ops"
+	"github.com/sluicebox/sluicebox/internal/pipeline"
+	"github.com/sluicebox/sluicebox/internal/replication"
+)
+
+// TestTable holds that docs/metrics.md names what /metrics shows, with type and labels, and nothing else.
+func TestTable(t *testing.T) {
+	t.Parallel()
+	m := ops.NewMetrics(cli.Build{})
+	m.State(pipeline.Streaming, "")
+	m.Leads(1)
+	m.Attempt("ok", time.Second)
+	m.Settled(&batch.Batch{SealedBy: batch.ByRows}, time.Second, time.Second)
+	m.Incident("slot_lost")
+	safe := int64(1)
+	m.Slot(replication.SlotState{Exists: true, WALStatus: "reserved", SafeWAL: &safe}, time.Now(), time.Now())
+	var shown []string
+	text := scrape(t, m)
+	for _, family := range regexp.MustCompile(`(?m)^# TYPE (sluicebox_\S+) (\S+)$`).FindAllStringSubmatch(text, -1) {
+		sample := regexp.MustCompile(`(?m)^` + family[1] + `(?:_bucket)?\{(.*)\} `).FindStringSubmatch(text)
+		var labels []string
+		for _, label := range regexp.MustCompile(`(\w+)="`).FindAllStringSubmatch(strings.Join(sample, ""), -1) {
+			if label[1] != "le" && !slices.Contains(labels, "`"+label[1]+"`") {
+				labels = append(labels, "`"+label[1]+"`")
+			}
+		}
+		shown = append(shown, family[1]+" "+family[2]+" "+strings.Join(labels, ", "))
+	}
+	document, err := os.ReadFile("../../docs/metrics.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, section, _ := strings.Cut(string(document), "\n## The daemon\n")
+	section, _, _ = strings.Cut(section, "\n## ")
+	var listed []string
+	for line := range strings.Lines(section) {
+		if cells := strings.Split(line, "|"); strings.HasPrefix(line, "| `") {
+			listed = append(listed, strings.Trim(cells[1], "` ")+" "+strings.TrimSpace(cells[2])+" "+strings.TrimSpace(cells[3]))
+		}
+	}
+	slices.Sort(shown)
+	slices.Sort(listed)
+	if diff := cmp.Diff(shown, listed); diff != "" {
+		t.Errorf("-shown +listed: %s", diff)
+	}
+}
+
+// scrape is what Prometheus reads.
+func scrape(t *testing.T, m *ops.Metrics) string {
+	t.Helper()
+	answer := httptest.NewRecorder()
+	m.Handler().ServeHTTP(answer, httptest.NewRequestWithContext(t.Context(), http.MethodGet, "/metrics", nil))
+	if answer.Code != http.StatusOK {
+		t.Fatalf("/metrics: %d %s", answer.Code, answer.Body)
+	}
+	return answer.Body.String()
+}
+
+// value is what a sample shows; shown: it does.
+func value(t *testing.T, m *ops.Metrics, name string) (v float64, shown bool) {
+	t.Helper()
+	match := regexp.MustCompile(`(?m)^` + regexp.QuoteMeta(name) + ` (\S+)$`).FindStringSubmatch(scrape(t, m))
+	if match == nil {
+		return 0, false
+	}
+	v, err := strconv.ParseFloat(match[1], 64)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return v, true
+}
+
+func want(t *testing.T, m *ops.Metrics, name string, v float64) {
+	t.Helper()
+	if got, shown := value(t, m, name); !shown || got != v {
+		t.Errorf("%s is %v (shown: %t), want %v", name, got, shown, v)
+	}
+}
+
+func wantNone(t *testing.T, m *ops.Metrics, name string) {
+	t.Helper()
+	if got, shown := value(t, m, name); shown {
+		t.Errorf("%s is %v, want none", name, got)
+	}
+}
+
+// look is a look at the slot that takes no time.
+func look(m *ops.Metrics, end uint64) {
+	m.Slot(replication.SlotState{Exists: true, WALStatus: "reserved", WALEnd: end, Now: time.Now()}, time.Now(), time.Now())
+}
+
+// after lets time pass.
+func after(d time.Duration) { <-time.After(d) }
+
+// seconds runs something once a second.
+func seconds(n int, do func(i int)) {
+	for i := range n {
+		do(i)
+		after(time.Second)
+	}
+}
+
+// streaming is a daemon that leads and has delivered everything up to 1000, a second ago.
+func streaming() *ops.Metrics {
+	m := ops.NewMetrics(cli.Build{})
+	m.State(pipeline.Starting, "")
+	m.Leads(7)
+	m.State(pipeline.Streaming, "")
+	look(m, 1000)
+	m.Progress(1000, 0)
+	after(time.Second)
+	return m
+}
+
+const (
+	lag    = "sluicebox_lag_seconds"
+	bytes  = "sluicebox_lag_bytes"
+	oldest = "sluicebox_oldest_unsettled_seconds"
+)
+
+func TestLag(t *testing.T) {
+	t.Parallel()
+	t.Run("an idle stream is not late, as long as keepalives say so", func(t *testing.T) {
+		t.Parallel()
+		synctest.Test(t, func(t *testing.T) {
+			m := streaming()
+			seconds(30, func(i int) {
+				look(m, uint64(1100+i))
+				want(t, m, lag, 0)
+				m.Progress(uint64(1100+i), 0)
+				want(t, m, bytes, 0)
+			})
+			want(t, m, lag, 0)
+			after(5 * time.Second) // the link is dead
+			want(t, m, lag, 6)
+			after(time.Hour)
+			want(t, m, lag, 3606)
+		})
+	})
+	t.Run("a start confirms nothing", func(t *testing.T) {
+		t.Parallel()
+		synctest.Test(t, func(t *testing.T) {
+			m := ops.NewMetrics(cli.Build{})
+			m.State(pipeline.Starting, "")
+			after(time.Second)
+			m.Leads(1)
+			m.Progress(1000, 0)
+			want(t, m, lag, 1)
+			look(m, 1000)
+			want(t, m, lag, 0)
+		})
+	})
+	t.Run("it is late while what Postgres has written does not come", func(t *testing.T) {
+		t.Parallel()
+		synctest.Test(t, func(t *testing.T) {
+			m := streaming()
+			seconds(30, func(i int) {
+				look(m, uint64(1100+i))
+				m.Progress(1050, 0) // keepalives come, of a walsender that is behind
+			})
+			want(t, m, lag, 31)
+			want(t, m, bytes, 79)
+			m.Progress(1119, 0)
+			want(t, m, lag, 11) // since the look that saw 1119
+		})
+	})
+	t.Run("it is late while an event waits, and says since when", func(t *testing.T) {
+		t.Parallel()
+		synctest.Test(t, func(t *testing.T) {
+			m := streaming()
+			committed := time.Now().UnixMicro()
+			seconds(30, func(i int) {
+				look(m, uint64(1100+i))
+				m.Progress(1050, committed)
+			})
+			want(t, m, lag, 31)
+			want(t, m, oldest, 30)
+			m.Progress(1129, 0)
+			want(t, m, lag, 0)
+			want(t, m, oldest, 0)
+		})
+	})
+	t.Run("events that flow are not called on time for being young", func(t *testing.T) {
+		t.Parallel()
+		synctest.Test(t, func(t *testing.T) {
+			m := streaming()
+			m.Progress(1000, time.Now().UnixMicro())
+			want(t, m, lag, 1)
+		})
+	})
+	t.Run("a standby leaves the lag to who leads, and counts from the takeover", func(t *testing.T) {
+		t.Parallel()
+		synctest.Test(t, func(t *testing.T) {
+			m := streaming()
+			m.Leads(0)
+			m.State(pipeline.Standby, "another daemon leads")
+			after(time.Hour)
+			for _, name := range []string{lag, bytes, oldest, "sluicebox_slot_retained_wal_bytes"} {
+				wantNone(t, m, name)
+			}
+			m.State(pipeline.Standby, "another daemon leads")
+			after(time.Second)
+			m.Leads(8)
+			m.State(pipeline.Recovering, "")
+			want(t, m, lag, 1)
+			want(t, m, "sluicebox_epoch", 8)
+		})
+	})
+	t.Run("what was delivered of another history proves nothing", func(t *testing.T) {
+		t.Parallel()
+		synctest.Test(t, func(t *testing.T) {
+			m := streaming()
+			m.Leads(0)
+			wantNone(t, m, bytes)
+			m.Leads(8)
+			look(m, 500) // restored: its WAL ends earlier
+			want(t, m, lag, 1)
+			after(time.Second)
+			want(t, m, lag, 2)
+			m.Progress(500, 0)
+			want(t, m, lag, 0)
+		})
+	})
+	t.Run("a long outage makes it larger than it is, never smaller", func(t *testing.T) {
+		t.Parallel()
+		synctest.Test(t, func(t *testing.T) {
+			m := streaming()
+			const day = 24 * 60 * 60
+			seconds(day, func(i int) { look(m, uint64(2000+i)) })
+			want(t, m, lag, day+1)
+			for i := 0; i < day; i += 1000 {
+				m.Progress(uint64(2000+i), 1)
+				late, _ := value(t, m, lag)
+				if truth := float64(day - i); late < truth || late > truth+512 {
+					t.Errorf("the lag is %v, in truth %v", late, truth)
+				}
+			}
+			m.Progress(2000+day-1, 0)
+			want(t, m, lag, 0)
+		})
+	})
+	t.Run("ages are by Postgres's clock", func(t *testing.T) {
+		t.Parallel()
+		synctest.Test(t, func(t *testing.T) {
+			m := streaming()
+			theirs := time.Now().Add(-time.Hour)
+			m.Slot(replication.SlotState{Exists: true, WALEnd: 1001, Now: theirs}, time.Now().Add(-time.Second), time.Now().Add(time.Second))
+			m.Progress(1000, theirs.Add(-3*time.Second).UnixMicro())
+			want(t, m, oldest, 3)
+			m.Settled(&batch.Batch{Stored: time.Now(), Commits: []batch.Commit{
+				{At: theirs.Add(-3 * time.Second).UnixMicro(), Rows: 10},
+				{At: theirs.Add(time.Second).UnixMicro(), Rows: 1}, // a look is not exact
+			}}, 0, 0)
+			want(t, m, "sluicebox_commit_to_queryable_seconds_count", 11)
+			want(t, m, "sluicebox_commit_to_queryable_seconds_sum", 30)
+			want(t, m, `sluicebox_commit_to_queryable_seconds_bucket{le="0.01"}`, 1)
+			want(t, m, `sluicebox_commit_to_queryable_seconds_bucket{le="2.56"}`, 1)
+			want(t, m, `sluicebox_commit_to_queryable_seconds_bucket{le="5.12"}`, 11)
+		})
+	})
+	t.Run("a slot without a limit has no end, and no slot has no size", func(t *testing.T) {
+		t.Parallel()
+		synctest.Test(t, func(t *testing.T) {
+			m := streaming()
+			wantNone(t, m, "sluicebox_slot_safe_wal_bytes")
+			m.Slot(replication.SlotState{}, time.Now(), time.Now())
+			wantNone(t, m, "sluicebox_slot_retained_wal_bytes")
+			want(t, m, lag, 0)
+		})
+	})
+}
