@@ -97,10 +97,11 @@ func TestMetrics(t *testing.T) {
 		d.grows(t, lag, 5)
 		d.grows(t, oldest, 5)
 		d.grows(t, `sluicebox_retries_total{peer="clickhouse"}`, 0)
+		d.showsSoon(t, map[string]float64{"sluicebox_clickhouse_up": 0})
 		if err := server.Restart(t.Context()); err != nil {
 			t.Fatal(err)
 		}
-		d.showsSoon(t, map[string]float64{lag: 0, oldest: 0, "sluicebox_commit_to_queryable_seconds_count": 110})
+		d.showsSoon(t, map[string]float64{lag: 0, oldest: 0, "sluicebox_commit_to_queryable_seconds_count": 110, "sluicebox_clickhouse_up": 1})
 	})
 	t.Run("the lag grows while Postgres is down, although nothing waits", func(t *testing.T) {
 		t.Parallel()

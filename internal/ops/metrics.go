@@ -36,6 +36,7 @@ type Metrics struct {
 	leading     prometheus.Gauge
 	epoch       prometheus.Gauge
 	standing    *standing
+	surveyed    *surveyed
 	newest      prometheus.Gauge
 	incidents   *prometheus.CounterVec
 	ignored     prometheus.Gauge
@@ -102,6 +103,7 @@ func NewMetrics(build cli.Build) *Metrics {
 			Name: "sluicebox_epoch", Help: "How many times the lead was taken, by any daemon, as this one last led; 0: it has not led.",
 		}),
 		standing: &standing{current: time.Now()},
+		surveyed: &surveyed{},
 		state: prometheus.NewGaugeVec(prometheus.GaugeOpts{
 			Name: "sluicebox_state", Help: "1 for what the daemon is doing now.",
 		}, []string{"state"}),
@@ -128,7 +130,7 @@ func NewMetrics(build cli.Build) *Metrics {
 	info.Set(1)
 	m.Registry.MustRegister(
 		m.received, m.skipped, m.delivered, m.quarantined, m.found, m.batches, m.rows, m.bytes, m.delivery, m.attempts, m.insert, m.settle,
-		m.queryable, m.retries, m.state, m.leading, m.epoch, m.standing, m.newest, m.incidents, m.ignored, m.trimmed, m.dropped, info,
+		m.queryable, m.retries, m.state, m.leading, m.epoch, m.standing, m.surveyed, m.newest, m.incidents, m.ignored, m.trimmed, m.dropped, info,
 		collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}),
 	)
 	for _, peer := range []pipeline.Peer{pipeline.Postgres, pipeline.ClickHouse} { // a first retry is a rise from 0, not a series out of nothing

@@ -1,6 +1,8 @@
 package ops_test
 
 import (
+	"context"
+	"errors"
 	"net/http"
 	"net/http/httptest"
 	"os"
@@ -24,6 +26,11 @@ import (
 // TestTable holds that docs/metrics.md names what /metrics shows, with type and labels, and nothing else.
 func TestTable(t *testing.T) {
 	t.Parallel()
+	synctest.Test(t, holdTable)
+}
+
+func holdTable(t *testing.T) {
+	t.Helper()
 	m := ops.NewMetrics(cli.Build{})
 	m.State(pipeline.Streaming, "")
 	m.Leads(1)
@@ -32,6 +39,7 @@ func TestTable(t *testing.T) {
 	m.Incident("slot_lost")
 	safe := int64(1)
 	m.Slot(replication.SlotState{Exists: true, WALStatus: "reserved", SafeWAL: &safe}, time.Now(), time.Now())
+	survey(t, m, found{parts: 1, window: 1})
 	var shown []string
 	text := scrape(t, m)
 	for _, family := range regexp.MustCompile(`(?m)^# TYPE (sluicebox_\S+) (\S+)$`).FindAllStringSubmatch(text, -1) {
@@ -61,6 +69,38 @@ func TestTable(t *testing.T) {
 	if diff := cmp.Diff(shown, listed); diff != "" {
 		t.Errorf("-shown +listed: %s", diff)
 	}
+}
+
+// table is ClickHouse, as each survey finds it.
+type table struct {
+	found []found
+}
+
+type found struct {
+	parts, window int64
+	err           error
+}
+
+func (c *table) Survey(context.Context) (parts, window int64, err error) {
+	f := c.found[0]
+	c.found = c.found[1:]
+	return f.parts, f.window, f.err
+}
+
+// survey begins to survey, in a time of the test's own. The first one is done.
+func survey(t *testing.T, m *ops.Metrics, found ...found) {
+	t.Helper()
+	ctx, stop := context.WithCancel(t.Context())
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		m.Survey(ctx, &table{found})
+	}()
+	t.Cleanup(func() {
+		stop()
+		<-done
+	})
+	synctest.Wait()
 }
 
 // scrape is what Prometheus reads.
@@ -285,5 +325,32 @@ func TestLag(t *testing.T) {
 			wantNone(t, m, "sluicebox_slot_retained_wal_bytes")
 			want(t, m, lag, 0)
 		})
+	})
+}
+
+func TestSurvey(t *testing.T) {
+	t.Parallel()
+	const up, parts, window = "sluicebox_clickhouse_up", "sluicebox_clickhouse_parts", "sluicebox_clickhouse_deduplication_window_inserts"
+	synctest.Test(t, func(t *testing.T) {
+		m := ops.NewMetrics(cli.Build{})
+		wantNone(t, m, up)
+		survey(t, m, found{parts: 7, window: -1}, found{parts: 8}, found{err: errors.New("connection refused")}, found{parts: 9, window: 100})
+		want(t, m, up, 1)
+		want(t, m, parts, 7)
+		wantNone(t, m, window)
+		next := func() {
+			after(15 * time.Second)
+			synctest.Wait()
+		}
+		next()
+		want(t, m, parts, 8)
+		want(t, m, window, 0)
+		next()
+		want(t, m, up, 0)
+		wantNone(t, m, parts)
+		wantNone(t, m, window)
+		next()
+		want(t, m, up, 1)
+		want(t, m, window, 100)
 	})
 }

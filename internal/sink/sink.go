@@ -98,6 +98,28 @@ func (c *ClickHouse) Window(ctx context.Context) (int, error) {
 	return int(min(target.Window, math.MaxInt32)), nil
 }
 
+// Survey tells of the table what its operator should know: how many active parts the partition has that has most, and how many inserts'
+// tokens are remembered, as far as that is known already; -1: it is not. It changes nothing that a writer goes by.
+func (c *ClickHouse) Survey(ctx context.Context) (parts, window int64, err error) {
+	const timeout = 5 * time.Second
+	ctx, cancel := context.WithTimeout(ctx, timeout)
+	defer cancel()
+	var most uint64
+	database, table := c.name()
+	err = c.conn.QueryRow(ctx, `SELECT max(n) FROM (
+    SELECT count() AS n FROM system.parts WHERE active AND database = if(? = '', currentDatabase(), ?) AND table = ? GROUP BY partition_id
+)`, database, database, table).Scan(&most)
+	if err != nil {
+		return 0, 0, fmt.Errorf("count the parts of table %s: %w", c.table, err)
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.target == nil {
+		return int64(most), -1, nil
+	}
+	return int64(most), int64(min(c.target.Window, math.MaxInt64)), nil
+}
+
 // SeesAll says whether this user surely sees every row of the table: not with a row policy, and not through an engine that keeps the rows
 // elsewhere. It may be false while others write.
 func (c *ClickHouse) SeesAll(ctx context.Context) (bool, error) {

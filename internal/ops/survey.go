@@ -1,0 +1,91 @@
+package ops
+
+import (
+	"context"
+	"sync"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+)
+
+// Table is the table in ClickHouse.
+type Table interface {
+	// Survey gives the number of active parts of the partition that has most, and of inserts whose tokens are remembered; -1: not known yet.
+	Survey(ctx context.Context) (parts, window int64, err error)
+}
+
+// surveyInterval is how often ClickHouse is asked. Parts become too many within minutes at the earliest.
+const surveyInterval = 15 * time.Second
+
+// Survey looks at the table again and again, beside delivery, until ctx is done. The watcher of the slot can't do it: it renews the lease, and
+// must not wait for ClickHouse.
+func (m *Metrics) Survey(ctx context.Context, table Table) {
+	tick := time.NewTicker(surveyInterval)
+	defer tick.Stop()
+	for {
+		parts, window, err := table.Survey(ctx)
+		if ctx.Err() != nil {
+			return
+		}
+		m.surveyed.set(parts, window, err)
+		select {
+		case <-tick.C:
+		case <-ctx.Done():
+			return
+		}
+	}
+}
+
+// surveyed is what the last survey found.
+type surveyed struct {
+	mu     sync.Mutex
+	asked  bool
+	up     bool
+	parts  int64
+	window int64
+}
+
+func (s *surveyed) set(parts, window int64, err error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.asked, s.up, s.parts, s.window = true, err == nil, parts, window
+}
+
+//nolint:gochecknoglobals // constants of a type that can't be constant
+var (
+	clickhouseUp = prometheus.NewDesc("sluicebox_clickhouse_up",
+		"1 if ClickHouse answered when it was asked last, within 15 seconds.", nil, nil)
+	clickhouseParts = prometheus.NewDesc("sluicebox_clickhouse_parts",
+		"Active parts of the partition of the table that has most.", nil, nil)
+	clickhouseWindow = prometheus.NewDesc("sluicebox_clickhouse_deduplication_window_inserts",
+		"Inserts whose tokens the table remembers; 0: it remembers none, and delivery is at least once.", nil, nil)
+)
+
+// Describe is for Prometheus.
+func (s *surveyed) Describe(descs chan<- *prometheus.Desc) {
+	for _, desc := range []*prometheus.Desc{clickhouseUp, clickhouseParts, clickhouseWindow} {
+		descs <- desc
+	}
+}
+
+// Collect is for Prometheus. What is not known is left out.
+func (s *surveyed) Collect(metrics chan<- prometheus.Metric) {
+	s.mu.Lock()
+	asked, up, parts, window := s.asked, s.up, s.parts, s.window
+	s.mu.Unlock()
+	gauge := func(desc *prometheus.Desc, value int64) {
+		metrics <- prometheus.MustNewConstMetric(desc, prometheus.GaugeValue, float64(value))
+	}
+	switch {
+	case !asked:
+		return
+	case !up:
+		gauge(clickhouseUp, 0)
+		return
+	}
+	gauge(clickhouseUp, 1)
+	gauge(clickhouseParts, parts)
+	if window >= 0 {
+		gauge(clickhouseWindow, window)
+	}
+}
