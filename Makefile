@@ -65,12 +65,14 @@ vet: ## go vet, of the release build and of the one with failpoints
 	go vet $(PKGS)
 	go vet -tags failpoints $(PKGS)
 	cd campaign && go vet ./...
+	cd bench && go vet ./...
 
 .PHONY: lint
 lint: $(GOLANGCI) ## golangci-lint, of both builds
 	$(GOLANGCI) run $(ARGS) $(PKGS)
 	$(GOLANGCI) run --build-tags failpoints $(ARGS) $(PKGS)
 	cd campaign && ../$(GOLANGCI) run $(ARGS) ./...
+	cd bench && ../$(GOLANGCI) run $(ARGS) ./...
 
 # In a module of its own, so that what it needs never reaches the product's. See docs/campaign.md.
 .PHONY: campaign
@@ -84,6 +86,11 @@ campaign-long: stores ## the same for an hour, 2000 faults
 .PHONY: campaign-test
 campaign-test: stores ## tests of the oracle itself
 	cd campaign && go test -timeout 20m ./...
+
+# Timings are compared within one run, never with another one's. See docs/bench.md.
+.PHONY: bench
+bench: stores ## how fast, beside what bounds it, half an hour: make bench ARGS='-only drain -events 500000 -runs 1'
+	cd bench && go run . $(ARGS)
 
 .PHONY: fmt
 fmt: $(GOLANGCI) ## format the Go code

@@ -1,0 +1,125 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"fmt"
+	"io"
+	"net/http"
+	"os"
+	"path/filepath"
+	"regexp"
+	"strconv"
+	"sync"
+	"sync/atomic"
+	"time"
+)
+
+// script is what one request does, for pgbench.
+const script = `\set n random(1, 2000000000)
+BEGIN;
+INSERT INTO users (email, first_name, last_name) VALUES ('b' || :n || '-' || random() || '@example.com', 'Ada', 'Lovelace');
+INSERT INTO event_outbox (event_type, environment, event_context) VALUES ('user has been created', 'production',
+    jsonb_build_object('user_id', :n, 'email', 'b' || :n || '@example.com', 'first_name', 'Ada', 'last_name', 'Lovelace'));
+COMMIT;
+`
+
+// api measures POST /users beside pgbench, which makes the same two inserts in one transaction; both over TCP.
+func (s *stage) api(ctx context.Context) error {
+	if err := s.fresh(ctx); err != nil {
+		return err
+	}
+	p, err := launch(ctx, "api", filepath.Join(s.dir, "api"), nil, []string{"DATABASE_URL=" + s.pg.URL("postgres"), "API_ADDR=127.0.0.1:0", "LOG_LEVEL=warn"})
+	if err != nil {
+		return err
+	}
+	defer p.kill()
+	base, err := p.serves(ctx)
+	if err != nil {
+		return err
+	}
+	length := max(time.Duration(s.o.seconds)*time.Second/6, time.Second)
+	for range s.o.runs {
+		for _, clients := range []int{1, 8, 64} {
+			figure := fmt.Sprintf("API, %d clients", clients)
+			rate, err := s.pgbench(ctx, clients, length)
+			if err != nil {
+				return err
+			}
+			s.table.add(figure, "pgbench", "requests/s", rate)
+			if rate, err = post(ctx, base+"/users", clients, length); err != nil {
+				return err
+			}
+			s.table.add(figure, "api", "requests/s", rate)
+			s.table.against(figure, "api", "requests/s", "pgbench", "≥ 0.7")
+		}
+	}
+	return p.stop()
+}
+
+func (s *stage) pgbench(ctx context.Context, clients int, length time.Duration) (float64, error) {
+	path, err := find("pgbench", "apt-get install postgresql")
+	if err != nil {
+		return 0, err
+	}
+	file := filepath.Join(s.dir, "users.sql")
+	if err := os.WriteFile(file, []byte(script), 0o600); err != nil {
+		return 0, fmt.Errorf("pgbench: %w", err)
+	}
+	out, err := command(ctx, s.dir, path, "--no-vacuum", "--file", file, "--client", strconv.Itoa(clients), "--jobs", strconv.Itoa(min(clients, 2)),
+		"--time", strconv.Itoa(int(length.Seconds())), "--protocol", "prepared", s.pg.URL("postgres"))
+	if err != nil {
+		return 0, err
+	}
+	match := regexp.MustCompile(`tps = ([0-9.]+)`).FindStringSubmatch(out)
+	if match == nil {
+		return 0, fmt.Errorf("pgbench tells no rate: %s", out)
+	}
+	return strconv.ParseFloat(match[1], 64)
+}
+
+// post creates users from so many connections and returns how many were created a second. Any other answer than 201 is an error.
+func post(ctx context.Context, url string, clients int, length time.Duration) (float64, error) {
+	transport := &http.Transport{MaxIdleConnsPerHost: clients}
+	defer transport.CloseIdleConnections()
+	client := &http.Client{Transport: transport, Timeout: time.Minute}
+	began := time.Now()
+	var done atomic.Int64
+	var failed atomic.Pointer[error]
+	var group sync.WaitGroup
+	for c := range clients {
+		group.Go(func() {
+			for n := 0; time.Since(began) < length && failed.Load() == nil; n++ {
+				body := fmt.Sprintf(`{"email":"a%d-%d-%d@example.com","first_name":"Ada","last_name":"Lovelace"}`, began.UnixNano(), c, n)
+				if err := postOne(ctx, client, url, body); err != nil {
+					failed.Store(&err)
+					return
+				}
+				done.Add(1)
+			}
+		})
+	}
+	group.Wait()
+	if err := failed.Load(); err != nil {
+		return 0, *err
+	}
+	return float64(done.Load()) / time.Since(began).Seconds(), nil
+}
+
+func postOne(ctx context.Context, client *http.Client, url, body string) error {
+	request, err := http.NewRequestWithContext(ctx, http.MethodPost, url, bytes.NewReader([]byte(body)))
+	if err != nil {
+		return fmt.Errorf("post: %w", err)
+	}
+	request.Header.Set("Content-Type", "application/json")
+	response, err := client.Do(request)
+	if err != nil {
+		return fmt.Errorf("post: %w", err)
+	}
+	defer func() { _ = response.Body.Close() }()
+	text, err := io.ReadAll(response.Body)
+	if err != nil || response.StatusCode != http.StatusCreated {
+		return fmt.Errorf("post: status %d, %s: %w", response.StatusCode, text, err)
+	}
+	return nil
+}
