@@ -163,8 +163,11 @@ func play(t *testing.T, weak weakness, history []step) (problem, trace string) {
 		w := newWorld(weak)
 		w.commit(5, 0, true, false)
 		quit, ended := make(chan struct{}), make(chan error)
-		for _, name := range []string{"a", "b"} {
+		names := []string{"a", "b"}
+		for _, name := range names { // before either runs, for they write to the map too
 			w.running[name] = &daemon{w: w, name: name}
+		}
+		for _, name := range names {
 			go (&daemon{w: w, name: name}).supervise(quit, ended)
 		}
 		for _, s := range history {
