@@ -29,7 +29,7 @@ func (s *stage) api(ctx context.Context) error {
 	if err := s.fresh(ctx); err != nil {
 		return err
 	}
-	p, err := launch(ctx, "api", filepath.Join(s.dir, "api"), nil, []string{"DATABASE_URL=" + s.pg.URL("postgres"), "API_ADDR=127.0.0.1:0", "LOG_LEVEL=warn"})
+	p, err := launch(ctx, "api", filepath.Join(s.dir, "api"), nil, []string{"DATABASE_URL=" + s.pg.URL("postgres"), "API_ADDR=127.0.0.1:0"})
 	if err != nil {
 		return err
 	}
