@@ -60,17 +60,11 @@ func sleepUntil(ctx context.Context, at time.Time) bool {
 func (s *stage) steady(ctx context.Context) error {
 	const rate, each = 20_000, 200
 	figure := fmt.Sprintf("steady, %s events/s for %d s, socket", number(rate), s.o.seconds)
-	if err := s.fresh(ctx); err != nil {
-		return err
-	}
-	p, err := s.daemon(ctx, unix)
+	p, err := s.running(ctx, unix)
 	if err != nil {
 		return err
 	}
 	defer p.kill()
-	if err := s.caughtUp(ctx, p); err != nil {
-		return err
-	}
 	var batches int
 	const count = `SELECT count(*) FROM sluicebox.batch WHERE slot = $1 AND settled_at >= $2`
 	began := time.Now()
@@ -119,17 +113,11 @@ func (s *stage) latency(ctx context.Context) error {
 
 func (s *stage) latencyAt(ctx context.Context, figure, delay, aim string) error {
 	const rate, each = 1000, 5
-	if err := s.fresh(ctx); err != nil {
-		return err
-	}
-	p, err := s.daemon(ctx, unix, "CDC_BATCH_MAX_DELAY="+delay)
+	p, err := s.running(ctx, unix, "CDC_BATCH_MAX_DELAY="+delay)
 	if err != nil {
 		return err
 	}
 	defer p.kill()
-	if err := s.caughtUp(ctx, p); err != nil {
-		return err
-	}
 	var lastCommitted atomic.Int64
 	var mu sync.Mutex
 	commits := map[int64]time.Time{} // by last id

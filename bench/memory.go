@@ -30,17 +30,11 @@ func (s *stage) largeTransaction(ctx context.Context) error {
 func (s *stage) pausedSink(ctx context.Context) error {
 	const rate, each = 10_000, 100
 	figure := fmt.Sprintf("memory, ClickHouse paused for %d s at %s events/s, socket", s.o.seconds, number(rate))
-	if err := s.fresh(ctx); err != nil {
-		return err
-	}
-	p, err := s.daemon(ctx, unix)
+	p, err := s.running(ctx, unix)
 	if err != nil {
 		return err
 	}
 	defer p.kill()
-	if err := s.caughtUp(ctx, p); err != nil {
-		return err
-	}
 	s.ch.Pause()
 	timed, cancel := context.WithTimeout(ctx, time.Duration(s.o.seconds)*time.Second)
 	defer cancel()

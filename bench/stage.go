@@ -184,6 +184,22 @@ func (s *stage) fresh(ctx context.Context) error {
 	return s.click.Exec(ctx, `TRUNCATE TABLE event_log`)
 }
 
+// running is a daemon that streams from empty tables.
+func (s *stage) running(ctx context.Context, via link, settings ...string) (*process, error) {
+	if err := s.fresh(ctx); err != nil {
+		return nil, err
+	}
+	p, err := s.daemon(ctx, via, settings...)
+	if err != nil {
+		return nil, err
+	}
+	if err := s.caughtUp(ctx, p); err != nil {
+		p.kill()
+		return nil, err
+	}
+	return p, nil
+}
+
 // caughtUp waits until the daemon has marked and acknowledged everything that is committed now.
 func (s *stage) caughtUp(ctx context.Context, p *process) error {
 	var end string

@@ -5,22 +5,18 @@ import (
 	"errors"
 	"net/http"
 	"net/http/httptest"
-	"os"
 	"regexp"
-	"slices"
 	"strconv"
-	"strings"
 	"testing"
 	"testing/synctest"
 	"time"
-
-	"github.com/google/go-cmp/cmp"
 
 	"github.com/sluicebox/sluicebox/internal/batch"
 	"github.com/sluicebox/sluicebox/internal/cli"
 	"github.com/sluicebox/sluicebox/internal/ops"
 	"github.com/sluicebox/sluicebox/internal/pipeline"
 	"github.com/sluicebox/sluicebox/internal/replication"
+	"github.com/sluicebox/sluicebox/internal/testdoc"
 )
 
 // TestTable holds that docs/metrics.md names what /metrics shows, with type and labels, and nothing else.
@@ -40,35 +36,7 @@ func holdTable(t *testing.T) {
 	safe := int64(1)
 	m.Slot(replication.SlotState{Exists: true, WALStatus: "reserved", SafeWAL: &safe}, time.Now(), time.Now())
 	survey(t, m, found{parts: 1, window: 1})
-	var shown []string
-	text := scrape(t, m)
-	for _, family := range regexp.MustCompile(`(?m)^# TYPE (sluicebox_\S+) (\S+)$`).FindAllStringSubmatch(text, -1) {
-		sample := regexp.MustCompile(`(?m)^` + family[1] + `(?:_bucket)?\{(.*)\} `).FindStringSubmatch(text)
-		var labels []string
-		for _, label := range regexp.MustCompile(`(\w+)="`).FindAllStringSubmatch(strings.Join(sample, ""), -1) {
-			if label[1] != "le" && !slices.Contains(labels, "`"+label[1]+"`") {
-				labels = append(labels, "`"+label[1]+"`")
-			}
-		}
-		shown = append(shown, family[1]+" "+family[2]+" "+strings.Join(labels, ", "))
-	}
-	document, err := os.ReadFile("../../docs/metrics.md")
-	if err != nil {
-		t.Fatal(err)
-	}
-	_, section, _ := strings.Cut(string(document), "\n## The daemon\n")
-	section, _, _ = strings.Cut(section, "\n## ")
-	var listed []string
-	for line := range strings.Lines(section) {
-		if cells := strings.Split(line, "|"); strings.HasPrefix(line, "| `") {
-			listed = append(listed, strings.Trim(cells[1], "` ")+" "+strings.TrimSpace(cells[2])+" "+strings.TrimSpace(cells[3]))
-		}
-	}
-	slices.Sort(shown)
-	slices.Sort(listed)
-	if diff := cmp.Diff(shown, listed); diff != "" {
-		t.Errorf("-shown +listed: %s", diff)
-	}
+	testdoc.Metrics(t, scrape(t, m), "The daemon")
 }
 
 // table is ClickHouse, as each survey finds it.

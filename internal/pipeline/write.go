@@ -231,10 +231,11 @@ func (p *Pipeline) outlive(ctx context.Context, until time.Time) error {
 			return err
 		}
 		left := until.Add(slack).Sub(now)
-		if left <= 0 && fresh {
-			return nil
-		}
-		if left <= 0 { // its clock may have been set back since it was last asked
+		if left <= 0 {
+			if fresh {
+				return nil
+			}
+			// Its clock may have been set back since it was last asked.
 			if err := p.ready(ctx); err != nil {
 				return err
 			}
