@@ -1,7 +1,6 @@
 package main
 
 import (
-	"bytes"
 	"context"
 	"fmt"
 	"io"
@@ -10,6 +9,7 @@ import (
 	"path/filepath"
 	"regexp"
 	"strconv"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -18,9 +18,9 @@ import (
 // script is what one request does, for pgbench.
 const script = `\set n random(1, 2000000000)
 BEGIN;
-INSERT INTO users (email, first_name, last_name) VALUES ('b' || :n || '-' || random() || '@example.com', 'Ada', 'Lovelace');
+INSERT INTO users (email, first_name, last_name) VALUES ('b' || :n::bigint || '-' || random() || '@example.com', 'Ada', 'Lovelace');
 INSERT INTO event_outbox (event_type, environment, event_context) VALUES ('user has been created', 'production',
-    jsonb_build_object('user_id', :n, 'email', 'b' || :n || '@example.com', 'first_name', 'Ada', 'last_name', 'Lovelace'));
+    jsonb_build_object('user_id', :n::bigint, 'email', 'b' || :n::bigint || '@example.com', 'first_name', 'Ada', 'last_name', 'Lovelace'));
 COMMIT;
 `
 
@@ -107,7 +107,7 @@ func post(ctx context.Context, url string, clients int, length time.Duration) (f
 }
 
 func postOne(ctx context.Context, client *http.Client, url, body string) error {
-	request, err := http.NewRequestWithContext(ctx, http.MethodPost, url, bytes.NewReader([]byte(body)))
+	request, err := http.NewRequestWithContext(ctx, http.MethodPost, url, strings.NewReader(body))
 	if err != nil {
 		return fmt.Errorf("post: %w", err)
 	}
