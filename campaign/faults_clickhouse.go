@@ -45,7 +45,7 @@ func clickHouseFaults() []fault {
 			`ALTER TABLE event_log RESET SETTING min_free_disk_bytes_to_perform_insert`)},
 		{name: "table read-only (774)", group: "clickhouse", hold: medium(), inject: inClickHouse(
 			`ALTER TABLE event_log MODIFY SETTING table_readonly = 1`, `ALTER TABLE event_log MODIFY SETTING table_readonly = 0`)},
-		{name: "table dropped and made anew, then repaired", alone: true, hold: medium(), inject: recreateTable},
+		{name: "table dropped and made anew, then repaired", alone: true, most: 2, hold: medium(), inject: recreateTable},
 		{name: "window set to 0 and back", alone: true, hold: medium(), inject: inClickHouse(
 			`ALTER TABLE event_log MODIFY SETTING non_replicated_deduplication_window = 0`,
 			`ALTER TABLE event_log MODIFY SETTING non_replicated_deduplication_window = 10000`)},

@@ -19,6 +19,7 @@ type fault struct {
 	// alone: it overlaps with no other fault, because what it does is promised for a system that is well otherwise.
 	alone  bool
 	weight int // 0 counts as 1
+	most   int // how often it comes in a run, because it takes the longer the more there is by then; 0: as often as others
 	needs  need
 	inject injection
 }
@@ -55,7 +56,8 @@ const atOnce = 3
 // reached.
 const spare = 6
 
-// makePlan is the sequence of faults that a seed stands for, with some to spare. Every kind comes before one comes again. last are those of
+// makePlan is the sequence of faults that a seed stands for, with some to spare. Every kind comes before one comes again, unless it has come
+// often enough. last are those of
 // a size that makes everything after them slower: one of each kind. Only faults whose names contain one of the words are taken.
 func makePlan(seed uint64, all []fault, faults int, over time.Duration, words []string) (plan, last []step) {
 	random := rand.New(rand.NewPCG(seed, 0))
@@ -68,6 +70,7 @@ func makePlan(seed uint64, all []fault, faults int, over time.Duration, words []
 		}
 	}
 	var kinds, deck []fault
+	dealt := map[string]int{}
 	for _, f := range all {
 		switch {
 		case !slices.ContainsFunc(words, func(word string) bool { return strings.Contains(f.name, word) }):
@@ -77,12 +80,17 @@ func makePlan(seed uint64, all []fault, faults int, over time.Duration, words []
 			kinds = append(kinds, slices.Repeat([]fault{f}, max(f.weight, 1))...)
 		}
 	}
-	for len(kinds) > 0 && len(plan) < faults+faults/spare {
+	for len(plan) < faults+faults/spare {
 		if len(deck) == 0 {
+			kinds = slices.DeleteFunc(kinds, func(f fault) bool { return f.most > 0 && dealt[f.name] >= f.most })
 			deck = slices.Clone(kinds)
 			random.Shuffle(len(deck), func(i, j int) { deck[i], deck[j] = deck[j], deck[i] })
 		}
+		if len(deck) == 0 {
+			break
+		}
 		plan = append(plan, deal(deck[0]))
+		dealt[deck[0].name]++
 		deck = deck[1:]
 	}
 	return plan, last
@@ -116,6 +124,22 @@ func (s *stage) run(ctx context.Context, plan, last []step) {
 	s.checkEnd(ctx)
 }
 
+// inOrder puts those first that are alone, since they would wait for others to end, and then those that last long, since the round waits for
+// them to end. The others keep their order.
+func inOrder(steps []step) []step {
+	const long = 10 * time.Second
+	place := func(st step) int {
+		switch {
+		case st.fault.alone:
+			return 0
+		case st.hold > long:
+			return 1
+		}
+		return 2
+	}
+	return slices.SortedStableFunc(slices.Values(steps), func(a, b step) int { return place(a) - place(b) })
+}
+
 // round injects faults, until there were enough, and returns once each is healed.
 func (s *stage) round(ctx context.Context, steps []step, enough int) {
 	var active sync.WaitGroup
@@ -126,7 +150,7 @@ func (s *stage) round(ctx context.Context, steps []step, enough int) {
 			groups[st.fault.group] = &sync.Mutex{}
 		}
 	}
-	for _, st := range steps {
+	for _, st := range inOrder(steps) {
 		if !sleep(ctx, st.gap) || s.injected() >= enough {
 			break
 		}

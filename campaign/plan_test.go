@@ -43,3 +43,40 @@ func TestPlan(t *testing.T) {
 		}
 	}
 }
+
+// TestPlanOfMany holds that what takes longer each time does not come again and again.
+func TestPlanOfMany(t *testing.T) {
+	t.Parallel()
+	all := allFaults(options{duration: time.Hour})
+	long, _ := makePlan(7, all, 2000, time.Hour, []string{""})
+	only, _ := makePlan(7, all, 2000, time.Hour, []string{"made anew"})
+	for _, plan := range [][]step{long, only} {
+		times := 0
+		for _, st := range plan {
+			if st.fault.name == "table dropped and made anew, then repaired" {
+				times++
+			}
+		}
+		if times != 2 {
+			t.Errorf("the table is made anew %d times in %d faults, want 2", times, len(plan))
+		}
+	}
+	if len(long) < 2000 {
+		t.Errorf("%d faults, want 2000", len(long))
+	}
+}
+
+// TestInOrder holds that a round begins with what others would have to wait for.
+func TestInOrder(t *testing.T) {
+	t.Parallel()
+	of := func(name string, hold time.Duration, alone bool) step {
+		return step{fault: fault{name: name, alone: alone}, hold: hold}
+	}
+	got := ""
+	for _, st := range inOrder([]step{of("a", 1, false), of("b", time.Minute, false), of("c", 1, true), of("d", 1, false), of("e", time.Minute, true)}) {
+		got += st.fault.name
+	}
+	if got != "cebad" {
+		t.Errorf("the order is %s, want cebad", got)
+	}
+}
