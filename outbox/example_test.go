@@ -26,3 +26,22 @@ func ExamplePublish() {
 	}
 	_ = createUser
 }
+
+// A batch takes the change and its event to the database in one round trip.
+func ExampleQueue() {
+	createUser := func(ctx context.Context, pool *pgxpool.Pool, email string) error {
+		return pgx.BeginFunc(ctx, pool, func(tx pgx.Tx) error {
+			batch := &pgx.Batch{}
+			batch.Queue(`INSERT INTO users (email, first_name, last_name) VALUES ($1, 'Ada', 'Lovelace')`, email)
+			if err := outbox.Queue(batch, outbox.Event{
+				Type:        "user has been created",
+				Environment: "production",
+				Context:     map[string]string{"email": email},
+			}); err != nil {
+				return err
+			}
+			return tx.SendBatch(ctx, batch).Close()
+		})
+	}
+	_ = createUser
+}

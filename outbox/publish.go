@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"time"
 
+	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
 )
 
@@ -55,10 +56,32 @@ func Publish(ctx context.Context, tx Tx, events ...Event) error {
 	if err != nil {
 		return err
 	}
-	tag, err := tx.Exec(ctx, insert, rows.types, rows.times, rows.environments, rows.contexts, rows.versions, rows.traces)
+	tag, err := tx.Exec(ctx, insert, rows.args()...)
 	if err != nil {
 		return fmt.Errorf("publish %d events: %w", len(events), err)
 	}
+	return complete(tag, events)
+}
+
+// Queue is [Publish] for a batch, which makes the change and its events one round trip. The batch is for [pgx.Tx.SendBatch], and its outcome,
+// which Close of the results tells, must be known before the transaction is committed. Sent without a transaction, it would be committed
+// whether or not all events were stored.
+//
+// An invalid event gives an [*InvalidError], and then nothing is queued.
+func Queue(batch *pgx.Batch, events ...Event) error {
+	if len(events) == 0 {
+		return nil
+	}
+	rows, err := encode(events)
+	if err != nil {
+		return err
+	}
+	batch.Queue(insert, rows.args()...).Exec(func(tag pgconn.CommandTag) error { return complete(tag, events) })
+	return nil
+}
+
+// complete says whether all events were stored: a trigger or a row policy may swallow some.
+func complete(tag pgconn.CommandTag, events []Event) error {
 	if tag.RowsAffected() != int64(len(events)) {
 		return fmt.Errorf("publish %d events: the database took %d", len(events), tag.RowsAffected())
 	}
@@ -73,6 +96,10 @@ type columns struct {
 	contexts     []string
 	versions     []int32
 	traces       []*string
+}
+
+func (c columns) args() []any {
+	return []any{c.types, c.times, c.environments, c.contexts, c.versions, c.traces}
 }
 
 func encode(events []Event) (columns, error) {

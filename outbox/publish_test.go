@@ -135,6 +135,65 @@ func TestPublish(t *testing.T) {
 	})
 }
 
+// TestQueue holds what Queue does otherwise than Publish.
+func TestQueue(t *testing.T) {
+	t.Parallel()
+	event := outbox.Event{Type: "t", Environment: "test", Context: 1}
+	send := func(t *testing.T, pool *pgxpool.Pool, events ...outbox.Event) error {
+		t.Helper()
+		return pgx.BeginFunc(t.Context(), pool, func(tx pgx.Tx) error {
+			batch := &pgx.Batch{}
+			batch.Queue(`CREATE TABLE change ()`)
+			if err := outbox.Queue(batch, events...); err != nil {
+				return err
+			}
+			return tx.SendBatch(t.Context(), batch).Close()
+		})
+	}
+	changed := func(t *testing.T, pool *pgxpool.Pool) (exists bool) {
+		t.Helper()
+		if err := pool.QueryRow(t.Context(), `SELECT to_regclass('change') IS NOT NULL`).Scan(&exists); err != nil {
+			t.Fatal(err)
+		}
+		return exists
+	}
+
+	t.Run("the change and its events are stored", func(t *testing.T) {
+		t.Parallel()
+		pool := open(t)
+		if err := send(t, pool, event, event); err != nil || !changed(t, pool) || len(rows(t, pool)) != 2 {
+			t.Errorf("error %v, rows %v", err, rows(t, pool))
+		}
+	})
+	t.Run("an invalid event queues nothing", func(t *testing.T) {
+		t.Parallel()
+		batch := &pgx.Batch{}
+		if err := outbox.Queue(batch, event, outbox.Event{}); !errors.As(err, new(*outbox.InvalidError)) || batch.Len() != 0 {
+			t.Errorf("error %v, %d are queued", err, batch.Len())
+		}
+	})
+	t.Run("no events are no statement", func(t *testing.T) {
+		t.Parallel()
+		batch := &pgx.Batch{}
+		if err := outbox.Queue(batch); err != nil || batch.Len() != 0 {
+			t.Errorf("error %v, %d are queued", err, batch.Len())
+		}
+	})
+	t.Run("an event that a trigger swallows is an error, and nothing is committed", func(t *testing.T) {
+		t.Parallel()
+		pool := open(t)
+		_, err := pool.Exec(t.Context(), `
+			CREATE FUNCTION swallow() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN NULL; END';
+			CREATE TRIGGER swallow BEFORE INSERT ON event_outbox FOR EACH ROW EXECUTE FUNCTION swallow()`)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := send(t, pool, event); err == nil || err.Error() != "publish 1 events: the database took 0" || changed(t, pool) {
+			t.Errorf("error %v, the change is committed: %t", err, changed(t, pool))
+		}
+	})
+}
+
 func TestTransactions(t *testing.T) {
 	t.Parallel()
 	pool := open(t)
@@ -224,6 +283,25 @@ func (c *trips) Read(b []byte) (int, error) {
 
 func TestManyEventsAreOneRoundTrip(t *testing.T) {
 	t.Parallel()
+	t.Run("Publish", func(t *testing.T) {
+		t.Parallel()
+		holdOneTrip(t, func(tx pgx.Tx, events []outbox.Event) error { return outbox.Publish(t.Context(), tx, events...) })
+	})
+	t.Run("Queue, with the change", func(t *testing.T) {
+		t.Parallel()
+		holdOneTrip(t, func(tx pgx.Tx, events []outbox.Event) error {
+			batch := &pgx.Batch{}
+			batch.Queue(`SELECT 1`)
+			if err := outbox.Queue(batch, events...); err != nil {
+				return err
+			}
+			return tx.SendBatch(t.Context(), batch).Close()
+		})
+	})
+}
+
+func holdOneTrip(t *testing.T, send func(tx pgx.Tx, events []outbox.Event) error) {
+	t.Helper()
 	config := open(t).Config().ConnConfig
 	var wire *trips
 	dial := config.DialFunc
@@ -248,7 +326,7 @@ func TestManyEventsAreOneRoundTrip(t *testing.T) {
 		for i := range events {
 			events[i] = event
 		}
-		if err := outbox.Publish(t.Context(), tx, events...); err != nil {
+		if err := send(tx, events); err != nil {
 			t.Fatal(err)
 		}
 		t.Logf("%d events: %d round trips", n, wire.count.Load()-before)

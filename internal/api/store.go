@@ -59,27 +59,28 @@ func (a *API) createUser(ctx context.Context, user NewUser, trace string, once i
 }
 
 func (a *API) insertUser(ctx context.Context, tx pgx.Tx, user NewUser, trace string) (created, error) {
-	rows, err := tx.Query(ctx,
-		`INSERT INTO users (email, first_name, last_name) VALUES ($1, $2, $3) RETURNING `+userColumns,
-		user.Email, user.FirstName, user.LastName)
-	if err != nil {
-		return created{}, fmt.Errorf("insert user: %w", err)
+	if !outbox.ValidTraceContext(trace) {
+		trace = ""
 	}
-	stored, err := pgx.CollectExactlyOneRow(rows, scanUser)
+	var stored User
+	batch := &pgx.Batch{} // one round trip
+	batch.Queue(`INSERT INTO users (email, first_name, last_name) VALUES ($1, $2, $3) RETURNING `+userColumns,
+		user.Email, user.FirstName, user.LastName).Query(func(rows pgx.Rows) (err error) {
+		stored, err = pgx.CollectExactlyOneRow(rows, scanUser)
+		return err
+	})
+	if err := outbox.Queue(batch, outbox.Event{
+		Type: userCreated, Environment: a.environment, Context: user, TraceContext: trace,
+	}); err != nil {
+		return created{}, err
+	}
+	err := tx.SendBatch(ctx, batch).Close()
 	var refused *pgconn.PgError
 	if errors.As(err, &refused) && refused.ConstraintName == "users_email_key" {
 		return created{}, errEmailTaken
 	}
 	if err != nil {
-		return created{}, fmt.Errorf("insert user: %w", err)
-	}
-	if !outbox.ValidTraceContext(trace) {
-		trace = ""
-	}
-	if err := outbox.Publish(ctx, tx, outbox.Event{
-		Type: userCreated, Environment: a.environment, Context: user, TraceContext: trace,
-	}); err != nil {
-		return created{}, err
+		return created{}, fmt.Errorf("insert the user and its event: %w", err)
 	}
 	var body bytes.Buffer
 	encoder := json.NewEncoder(&body)
