@@ -41,6 +41,7 @@ func (s *stage) figures() []figure {
 		{"drain", "waiting events in transactions of 100 and of 1, over TCP and over a Unix socket, beside pg_recvlogical", s.drain},
 		{"polling", "the same by polling the table, which is the design that this replaces", s.polling},
 		{"growth", "drain and memory at a tenth, once and five times as many events", s.growth},
+		{"shares", "a drain by one, two and four streams that carry one outbox together", s.shares},
 		{"memory", "peak memory during one large transaction, and with ClickHouse paused under load", s.memory},
 		{"steady", "20,000 events a second: lag, and inserts a second", s.steady},
 		{"latency", "commit to queryable at 1,000 events a second, with two delays", s.latency},
@@ -56,7 +57,7 @@ func run() int {
 	flag.IntVar(&o.events, "events", 2_000_000, "events of a drain")
 	flag.StringVar(&o.sizes, "sizes", "100,1", "events of a transaction, in drains")
 	flag.StringVar(&o.links, "links", "TCP,socket", "how drains reach Postgres")
-	flag.IntVar(&o.runs, "runs", 3, "runs of each contender of a drain; medians are of these")
+	flag.IntVar(&o.runs, "runs", 3, "runs of each contender of a drain, and of shares; medians are of these")
 	flag.IntVar(&o.seconds, "seconds", 60, "length of the measurements that have one: steady and memory whole, latency half, api a sixth a contender")
 	flag.IntVar(&o.huge, "huge", 5_000_000, "rows of the large transaction")
 	flag.StringVar(&o.json, "json", "", "file that gets the table as JSON")

@@ -210,6 +210,10 @@ func (s *stage) caughtUp(ctx context.Context, p *process) error {
 }
 
 func (s *stage) acknowledged(ctx context.Context, p *process, end string) error {
+	return s.acknowledgedBy(ctx, p, slot, end)
+}
+
+func (s *stage) acknowledgedBy(ctx context.Context, p *process, slot, end string) error {
 	return poll(ctx, 20*time.Millisecond, 30*time.Minute, func() (bool, error) {
 		select {
 		case <-p.exited:

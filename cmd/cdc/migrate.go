@@ -16,7 +16,7 @@ import (
 )
 
 type migrateCommand struct {
-	databases
+	stream
 
 	Timeout time.Duration `default:"5m" min:"1s" help:"How long to wait for the databases and for another migration to end."`
 }

@@ -23,7 +23,7 @@ import (
 )
 
 type runCommand struct {
-	databases
+	stream
 
 	ReplicationURL cli.Secret `env:"REPLICATION_DATABASE_URL" name:"replication-database-url" help:"Postgres for the replication connection, when its role is another one. Default: DATABASE_URL."`
 

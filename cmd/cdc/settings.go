@@ -13,6 +13,7 @@ import (
 	"github.com/sluicebox/sluicebox/internal/cli"
 	"github.com/sluicebox/sluicebox/internal/ledger"
 	"github.com/sluicebox/sluicebox/internal/replication"
+	"github.com/sluicebox/sluicebox/internal/share"
 )
 
 // postgres are the settings that every command needs.
@@ -31,6 +32,13 @@ type databases struct {
 	TargetTable   string     `env:"CDC_TARGET_TABLE" default:"event_log" help:"ClickHouse table."`
 
 	cli.Log
+}
+
+// stream are the settings of a command that makes or reads the stream.
+type stream struct {
+	databases
+
+	Share share.Share `env:"CDC_SHARE" placeholder:"I/N" help:"Where N streams carry one outbox: carry the rows whose id leaves I when divided by N, 0/2 or 1/2. Each has a slot, a publication and a daemon of its own. Default: all rows."`
 }
 
 // Validate checks what the types of the settings can't.
@@ -82,7 +90,7 @@ func (p *postgres) config(conns int32) (*pgxpool.Config, error) {
 }
 
 // replication is the stream that the settings name, read as the given credential.
-func (d *databases) replication(url cli.Secret) replication.Config {
-	schema, table := d.outbox()
-	return replication.Config{URL: string(url), Slot: d.Slot, Publication: d.Publication, Schema: schema, Table: table}
+func (s *stream) replication(url cli.Secret) replication.Config {
+	schema, table := s.outbox()
+	return replication.Config{URL: string(url), Slot: s.Slot, Publication: s.Publication, Schema: schema, Table: table, Share: s.Share}
 }

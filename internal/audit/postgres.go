@@ -12,6 +12,8 @@ import (
 
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgxpool"
+
+	"github.com/sluicebox/sluicebox/internal/share"
 )
 
 // chunk is how many buckets one statement adds up: about 260 000 rows, a second or so.
@@ -28,19 +30,23 @@ type postgres struct {
 	trace  bool   // the outbox has trace_context
 	utf8   bool   // texts need no conversion to be hashed as ClickHouse hashes them
 	text   string // SQL: what the hash is of
+	mine   string // SQL: which rows the stream carries
 }
 
 func openPostgres(ctx context.Context, pool *pgxpool.Pool, config Config) (*postgres, error) {
 	p := &postgres{pool: pool, config: config, table: pgx.Identifier{config.Schema, config.Table}.Sanitize()}
 	var outbox, stream, standby bool
-	var streamOutbox string
+	var streamOutbox, filter string
 	err := p.read(ctx, "look at Postgres", func(ctx context.Context, tx pgx.Tx) error {
 		return tx.QueryRow(ctx, `
 SELECT to_regclass($1) IS NOT NULL, pg_is_in_recovery(), current_setting('server_encoding') = 'UTF8',
        EXISTS (SELECT FROM pg_attribute WHERE attrelid = to_regclass($1) AND attname = 'trace_context' AND NOT attisdropped),
        EXISTS (SELECT FROM sluicebox.stream WHERE slot = $2),
-       coalesce((SELECT outbox FROM sluicebox.stream WHERE slot = $2), '')`,
-			p.table, config.Slot).Scan(&outbox, &standby, &p.utf8, &p.trace, &stream, &streamOutbox)
+       coalesce((SELECT outbox FROM sluicebox.stream WHERE slot = $2), ''),
+       coalesce((SELECT pg_get_expr(r.prqual, r.prrelid) FROM sluicebox.stream s
+                 JOIN pg_publication_rel r ON r.prpubid::text = split_part(s.publication, ' ', 1) AND r.prrelid = to_regclass($1)
+                 WHERE s.slot = $2), '')`,
+			p.table, config.Slot).Scan(&outbox, &standby, &p.utf8, &p.trace, &stream, &streamOutbox, &filter)
 	})
 	name := config.Schema + "." + config.Table
 	switch {
@@ -55,6 +61,11 @@ SELECT to_regclass($1) IS NOT NULL, pg_is_in_recovery(), current_setting('server
 	case streamOutbox != "" && streamOutbox != name:
 		return nil, setupError("set CDC_TABLE or CDC_SLOT as they are for the daemon", "slot %s belongs to table %s, not to %s", config.Slot, streamOutbox, name)
 	}
+	carries, ok := share.OfFilter(filter)
+	if !ok {
+		return nil, setupError("see docs/scaling.md", "the publication of slot %s has the row filter %s, and not that of a share", config.Slot, filter)
+	}
+	p.mine = carries.Where(`o.id`)
 	return p, nil
 }
 
@@ -179,7 +190,7 @@ func (p *postgres) groups(ctx context.Context, size buckets, progress func(float
 			rows, err := tx.Query(ctx, `
 SELECT o.id >> $1, `+dayOf+`, count(*) FILTER (WHERE o.processed), count(*) FILTER (WHERE NOT o.processed),
        coalesce(sum(`+p.hash()+`) FILTER (WHERE o.processed), 0)::text
-FROM `+p.table+` o WHERE o.id >= $2 AND ($3 OR o.id <= $4) AND `+inPeriod(`$5`, `$6`)+` GROUP BY 1, 2`,
+FROM `+p.table+` o WHERE o.id >= $2 AND ($3 OR o.id <= $4) AND `+p.mine+` AND `+inPeriod(`$5`, `$6`)+` GROUP BY 1, 2`,
 				int32(size.shift), low, last, high, instant(p.config.Since), instant(p.config.Until))
 			if err != nil {
 				return err
@@ -231,7 +242,7 @@ func (p *postgres) hashes(ctx context.Context, from, to int64, within period, ea
 	return p.read(ctx, "read the hashes of the outbox", func(ctx context.Context, tx pgx.Tx) error {
 		rows, err := tx.Query(ctx, `
 SELECT o.id, o.processed, CASE WHEN o.processed THEN `+p.hash()+` ELSE 0 END
-FROM `+p.table+` o WHERE o.id BETWEEN $1 AND $2 AND `+inPeriod(`$3`, `$4`)+` ORDER BY o.id`,
+FROM `+p.table+` o WHERE o.id BETWEEN $1 AND $2 AND `+p.mine+` AND `+inPeriod(`$3`, `$4`)+` ORDER BY o.id`,
 			from, to, instant(within.since), instant(within.until))
 		if err != nil {
 			return err

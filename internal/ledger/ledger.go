@@ -22,6 +22,7 @@ import (
 	"github.com/jackc/pgx/v5/pgxpool"
 
 	"github.com/sluicebox/sluicebox/internal/decode"
+	"github.com/sluicebox/sluicebox/internal/share"
 	"github.com/sluicebox/sluicebox/outbox"
 )
 
@@ -38,6 +39,7 @@ type Ledger struct {
 	slot   string
 	schema string
 	table  string
+	share  share.Share
 	epoch  int64 // of this daemon; 0: it does not lead
 	seq    int64 // of the last planned batch
 }
@@ -61,6 +63,12 @@ func Prepare(ctx context.Context, conn *pgx.Conn) error {
 // New makes the ledger of the stream of a slot. schema and table name the outbox.
 func New(pool *pgxpool.Pool, slot, schema, table string) *Ledger {
 	return &Ledger{pool: pool, slot: slot, schema: schema, table: table}
+}
+
+// Only makes it the ledger of a stream that carries a share of the outbox.
+func (l *Ledger) Only(s share.Share) *Ledger {
+	l.share = s
+	return l
 }
 
 // Phase is how complete the slot of a stream is.

@@ -43,7 +43,7 @@ func (l *Ledger) TrimOutbox(ctx context.Context, age time.Duration, after int64,
 WITH seen AS (
     SELECT o.id, (o.processed AND o.processed_at < now() - $2::interval AND r.id IS NULL) IS TRUE AS old,
            r.id IS NOT NULL OR NOT o.processed AND q.id IS NOT NULL AS kept
-    FROM (SELECT id, processed, processed_at FROM `+l.outbox()+` WHERE id > $3 ORDER BY id LIMIT $4) o
+    FROM (SELECT id, processed, processed_at FROM `+l.outbox()+` WHERE id > $3 AND `+l.share.Where(`id`)+` ORDER BY id LIMIT $4) o
     LEFT JOIN sluicebox.redelivery r ON r.slot = $1 AND r.id = o.id
     LEFT JOIN sluicebox.quarantine q ON q.slot = $1 AND q.id = o.id
 )

@@ -94,7 +94,7 @@ var ErrUnprintable = errors.New("a row of the outbox is more text than Postgres 
 func (l *Ledger) Unprintable(ctx context.Context, after int64) (id int64, err error) {
 	for id = after; ; {
 		var next *int64
-		err := l.pool.QueryRow(ctx, `SELECT min(id) FROM `+l.outbox()+` o WHERE id > $2 AND `+unprocessed, l.slot, id).Scan(&next)
+		err := l.pool.QueryRow(ctx, `SELECT min(id) FROM `+l.outbox()+` o WHERE id > $2 AND `+l.unprocessed(), l.slot, id).Scan(&next)
 		if err != nil {
 			return 0, fmt.Errorf("look for a row that can't be printed: %w", err)
 		}
@@ -158,7 +158,7 @@ func (l *Ledger) Passed(ctx context.Context, horizon uint64) (passed bool, err e
 func (l *Ledger) Requested(ctx context.Context, at outbox.Position, limit, bytes int) ([]outbox.Row, error) {
 	ctx, cancel := context.WithTimeout(ctx, settleTimeout)
 	defer cancel()
-	const fit = `(o.processed OR EXISTS (SELECT FROM sluicebox.quarantine q WHERE q.slot = $1 AND q.id = o.id))`
+	fit := l.share.Where(`o.id`) + ` AND (o.processed OR EXISTS (SELECT FROM sluicebox.quarantine q WHERE q.slot = $1 AND q.id = o.id))`
 	if err := l.forgetRequests(ctx, `NOT EXISTS (SELECT FROM `+l.outbox()+` o WHERE o.id = r.id AND `+fit+`)`); err != nil {
 		return nil, err
 	}
@@ -259,19 +259,22 @@ SELECT EXISTS (SELECT FROM pg_locks WHERE locktype = 'relation' AND mode = 'Acce
 
 // Unprocessed counts the rows that [Snapshot.Rows] will give.
 func (s *Snapshot) Unprocessed(ctx context.Context) (n int64, err error) {
-	if err := s.tx.QueryRow(ctx, `SELECT count(*) FROM `+s.ledger.outbox()+` o WHERE `+unprocessed, s.ledger.slot).Scan(&n); err != nil {
+	if err := s.tx.QueryRow(ctx, `SELECT count(*) FROM `+s.ledger.outbox()+` o WHERE `+s.ledger.unprocessed(), s.ledger.slot).Scan(&n); err != nil {
 		return 0, fmt.Errorf("count the unprocessed rows: %w", err)
 	}
 	return n, nil
 }
 
-// unprocessed is scanned by state, never by a growing key: ids and times are not in commit order (FACTS P10).
-const unprocessed = `NOT o.processed AND NOT EXISTS (SELECT FROM sluicebox.quarantine q WHERE q.slot = $1 AND q.id = o.id)`
+// unprocessed are the rows that this stream has still to deliver. They are found by state, never by a growing key: ids and times are not in
+// commit order (FACTS P10).
+func (l *Ledger) unprocessed() string {
+	return l.share.Where(`o.id`) + ` AND NOT o.processed AND NOT EXISTS (SELECT FROM sluicebox.quarantine q WHERE q.slot = $1 AND q.id = o.id)`
+}
 
 // Rows calls each with every unprocessed row of the snapshot, in the order of ids. The row is each's to keep. Rows arrive as
 // fast as each takes them.
 func (s *Snapshot) Rows(ctx context.Context, each func(*outbox.Row) error) error {
-	err := s.ledger.rows(ctx, s.tx, `WHERE `+unprocessed+` ORDER BY id`, func(row *outbox.Row) error {
+	err := s.ledger.rows(ctx, s.tx, `WHERE `+s.ledger.unprocessed()+` ORDER BY id`, func(row *outbox.Row) error {
 		row.Position = outbox.Position{CommitLSN: s.start}
 		return each(row)
 	}, s.ledger.slot)

@@ -109,7 +109,7 @@ func (l *Ledger) Status(ctx context.Context) (*Status, error) {
 	if err != nil {
 		return nil, fmt.Errorf("read the status: %w", err)
 	}
-	s.Unprocessed, err = l.unprocessed(ctx)
+	s.Unprocessed, err = l.countUnprocessed(ctx)
 	if refused, ok := errors.AsType[*pgconn.PgError](err); ok { // locked, or not there: the rest is worth showing all the same
 		s.Unprocessed.Problem = refused.Message
 	} else if err != nil {
@@ -216,18 +216,22 @@ FROM sluicebox.incident WHERE slot = $1 ORDER BY id DESC LIMIT 10`, l.slot)
 	return nil
 }
 
-// unprocessed looks at the newest rows only. No index mentions processed, so that counting all would read the whole table; what is
+// countUnprocessed looks at the newest rows only. No index mentions processed, so that counting all would read the whole table; what is
 // left to deliver is at its end.
-func (l *Ledger) unprocessed(ctx context.Context) (u Unprocessed, err error) {
+func (l *Ledger) countUnprocessed(ctx context.Context) (u Unprocessed, err error) {
 	const newest = 100_000
 	err = pgx.BeginTxFunc(ctx, l.pool, pgx.TxOptions{AccessMode: pgx.ReadOnly}, func(tx pgx.Tx) error {
 		// An outbox that somebody has locked must not keep an operator waiting who wants to know what is wrong.
 		if _, err := tx.Exec(ctx, `SET LOCAL statement_timeout = '5s'`); err != nil {
 			return err
 		}
+		mine, err := l.Published(ctx, tx)
+		if err != nil {
+			return err
+		}
 		return tx.QueryRow(ctx, `
 SELECT count(*) FILTER (WHERE NOT o.processed AND q.id IS NULL), count(*)
-FROM (SELECT id, processed FROM `+l.outbox()+` ORDER BY id DESC LIMIT $2) o
+FROM (SELECT id, processed FROM `+l.outbox()+` WHERE `+mine.Where(`id`)+` ORDER BY id DESC LIMIT $2) o
 LEFT JOIN sluicebox.quarantine q ON q.slot = $1 AND q.id = o.id`, l.slot, newest).Scan(&u.Rows, &u.Newest)
 	})
 	u.Whole = err == nil && u.Newest < newest

@@ -16,6 +16,8 @@ func Hint(err error) string {
 	var failure *batch.Failure
 	var foreign *ForeignSlotError
 	var halt *HaltError
+	var filter *replication.FilterError
+	var rival *ledger.RivalError
 	var table *decode.TableError
 	var refused *pgconn.PgError
 	var connect *pgconn.ConnectError
@@ -28,6 +30,11 @@ func Hint(err error) string {
 		return "bring the column back, as migrations/postgres defines it; the rows are read from the table then"
 	case errors.Is(err, replication.ErrNoPublication):
 		return "run `cdc migrate` as the owner of the outbox, which creates the publication"
+	case errors.As(err, &filter):
+		return filter.Hint()
+	case errors.As(err, &rival):
+		return "give each stream of an outbox its own CDC_SHARE, see docs/scaling.md; if a stream is not used any more, drop its slot: " +
+			"SELECT pg_drop_replication_slot('" + rival.Slots[0] + "')"
 	case errors.As(err, &halt):
 		return halt.Hint
 	case errors.Is(err, ledger.ErrFenced):

@@ -157,7 +157,7 @@ func TestPublicationAltered(t *testing.T) {
 		r.run()
 		r.everything(t)
 	})
-	t.Run("a row filter is refused, and no row is lost once it is gone", func(t *testing.T) {
+	t.Run("a row filter that nobody asked for is refused, and no row is lost once it is gone", func(t *testing.T) {
 		t.Parallel()
 		r := newRig(t)
 		r.exec(t, `CREATE PUBLICATION sluicebox FOR TABLE event_outbox WHERE (id % 2 = 0) WITH (publish = 'insert')`)

@@ -95,6 +95,8 @@ func (l *memoryLedger) Losses(context.Context, time.Duration) (int, time.Duratio
 	return 0, 0, nil
 }
 
+func (l *memoryLedger) Alone(context.Context) error { return nil }
+
 func (l *memoryLedger) Awaited(context.Context) (bool, error) { return false, nil }
 
 func (l *memoryLedger) Unprintable(context.Context, int64) (int64, error) { return 0, errGone }

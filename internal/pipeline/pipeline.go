@@ -133,7 +133,7 @@ type Pipeline struct {
 // New makes a pipeline. The pool serves the ledger and plain SQL; it must allow at least four connections.
 func New(config Config, pool *pgxpool.Pool, sink Sink, observer Observer, log zerolog.Logger) *Pipeline {
 	r := config.Replication
-	l := ledger.New(pool, r.Slot, r.Schema, r.Table)
+	l := ledger.New(pool, r.Slot, r.Schema, r.Table).Only(r.Share)
 	return newOn(config, l, &postgres{pool: pool, ledger: l, config: r}, sink, observer, log)
 }
 

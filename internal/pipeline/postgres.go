@@ -25,6 +25,7 @@ type books interface {
 	retention
 	State(ctx context.Context) (ledger.State, error)
 	Allow(ctx context.Context, lsn uint64) error
+	Alone(ctx context.Context) error
 }
 
 type lease interface {

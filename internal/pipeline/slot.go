@@ -127,6 +127,9 @@ func (p *Pipeline) ensureSlot(ctx context.Context, lead *ledger.Lead, watched *w
 	if err != nil {
 		return err
 	}
+	if err := p.ledger.Alone(ctx); err != nil {
+		return err
+	}
 	now.Publication = publication
 	if err := p.heal(ctx, lead.State, now, slot); err != nil {
 		return err

@@ -13,6 +13,7 @@ import (
 	"github.com/jackc/pgx/v5/pgconn"
 
 	"github.com/sluicebox/sluicebox/internal/decode"
+	"github.com/sluicebox/sluicebox/internal/share"
 )
 
 // SQLSTATEs that matter here. Message texts differ between versions of Postgres; these do not (FACTS P5, P9).
@@ -31,6 +32,7 @@ type Config struct {
 	Publication string
 	Schema      string // of the outbox
 	Table       string
+	Share       share.Share // of the outbox, that the stream carries
 }
 
 // GapError says that the stream no longer holds every row: only the table itself does.
