@@ -6,7 +6,7 @@
 // not the business of this service: it knows no ClickHouse, and works as well while that is down.
 //
 // Every answer to an error is made by one function, answer, as a problem document (RFC 9457). The routes are described in an
-// OpenAPI 3.1 document under /openapi.json.
+// OpenAPI 3.1 document under /openapi.json, and shown to people under /docs.
 package api
 
 import (
@@ -71,6 +71,11 @@ func New(pool *pgxpool.Pool, c Config) (*API, error) {
 		w.Header().Set("Content-Type", "application/openapi+json")
 		_, _ = w.Write(text) // a client that went away
 	})
+	page, err := serveDocs(document.OpenAPI())
+	if err != nil {
+		return nil, err
+	}
+	a.router.Get("/docs", page)
 	return a, nil
 }
 
@@ -78,7 +83,7 @@ func New(pool *pgxpool.Pool, c Config) (*API, error) {
 func (a *API) ServeHTTP(w http.ResponseWriter, r *http.Request) { a.router.ServeHTTP(w, r) }
 
 // openAPI returns the document without its operations, and huma without the routes it would add: the documents it serves itself
-// are built by the first request, in a data race with the second, and its web page loads scripts from elsewhere.
+// are built by the first request, in a data race with the second, and its web page loads scripts from elsewhere (see docs.go).
 func openAPI() huma.Config {
 	config := huma.DefaultConfig("Sluicebox users", cli.ReadBuild().Version)
 	config.OpenAPIPath, config.DocsPath, config.SchemasPath = "", "", ""

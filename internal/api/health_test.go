@@ -23,7 +23,7 @@ func TestWithoutPostgres(t *testing.T) {
 
 	t.Run("the service lives", func(t *testing.T) {
 		t.Parallel()
-		for _, path := range []string{"/livez", "/healthz", "/metrics", "/openapi.json"} {
+		for _, path := range []string{"/livez", "/healthz", "/metrics", "/openapi.json", "/docs"} {
 			if r := s.do(t, http.MethodGet, path, ""); r.status != http.StatusOK {
 				t.Errorf("%s: answer %d %s", path, r.status, r.body)
 			}

@@ -11,7 +11,7 @@ import (
 func TestRoutesThatAreNotThere(t *testing.T) {
 	t.Parallel()
 	s := startOn(t, nowhere, api.Config{Environment: "test"})
-	for _, path := range []string{"/", "/nosuch", "/users/", "/docs", "/schemas/User.json"} {
+	for _, path := range []string{"/", "/nosuch", "/users/", "/docs/", "/schemas/User.json"} {
 		wantProblem(t, s.do(t, http.MethodGet, path, ""), http.StatusNotFound)
 	}
 	for path, allow := range map[string]string{"/users": "GET POST", "/users/1": "GET", "/livez": "GET"} {
@@ -50,7 +50,7 @@ func TestKeys(t *testing.T) {
 	t.Run("each key opens the service", func(t *testing.T) {
 		t.Parallel()
 		for _, authorization := range []string{"Bearer first-key", "Bearer second-key", "bearer first-key"} {
-			for _, path := range []string{"/users", "/metrics", "/openapi.json"} {
+			for _, path := range []string{"/users", "/metrics", "/openapi.json", "/docs"} {
 				if r := s.do(t, http.MethodGet, path, "", "Authorization", authorization); r.status != http.StatusOK {
 					t.Errorf("%s with %q: answer %d %s", path, authorization, r.status, r.body)
 				}
