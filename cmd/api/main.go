@@ -9,6 +9,7 @@ import (
 
 	"github.com/sluicebox/sluicebox/internal/api"
 	"github.com/sluicebox/sluicebox/internal/cli"
+	"github.com/sluicebox/sluicebox/internal/systemd"
 )
 
 func main() { os.Exit(cli.Main("api", run)) }
@@ -38,5 +39,6 @@ func run(ctx context.Context) error {
 	if err != nil {
 		return &cli.Exit{Code: cli.CodeError, Err: fmt.Errorf("listen: %w", err), Hint: "API_ADDR chooses another address"}
 	}
+	defer systemd.Notify(ctx, systemd.Health{Live: "http://" + listener.Addr().String() + "/livez"}, log)()
 	return service.Serve(ctx, listener)
 }

@@ -7,6 +7,7 @@ import (
 	"net"
 	"os"
 	"os/exec"
+	"path/filepath"
 	"strings"
 	"syscall"
 	"testing"
@@ -91,6 +92,50 @@ func TestASignalIsACleanEnd(t *testing.T) {
 				t.Error(err)
 			}
 		}
+	}
+	if err := cmd.Wait(); err != nil {
+		t.Error(err)
+	}
+}
+
+// TestSystemd holds that a unit of Type=notify is told when the service serves, that it lives, and when it stops.
+func TestSystemd(t *testing.T) {
+	t.Parallel()
+	path := filepath.Join(t.TempDir(), "notify")
+	socket, err := net.ListenUnixgram("unixgram", &net.UnixAddr{Name: path, Net: "unixgram"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = socket.Close() }()
+	cmd := program(t, nowhere, "API_ADDR=127.0.0.1:0", "NOTIFY_SOCKET="+path, "WATCHDOG_USEC=300000")
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	read := func() string {
+		if err := socket.SetReadDeadline(time.Now().Add(time.Minute)); err != nil {
+			t.Fatal(err)
+		}
+		message := make([]byte, 1024)
+		n, err := socket.Read(message)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return string(message[:n])
+	}
+	for _, want := range []string{"WATCHDOG=1\nREADY=1", "WATCHDOG=1", "WATCHDOG=1"} {
+		if got := read(); got != want {
+			t.Errorf("told %q, want %q", got, want)
+		}
+	}
+	if err := cmd.Process.Signal(syscall.SIGTERM); err != nil {
+		t.Fatal(err)
+	}
+	last := "WATCHDOG=1"
+	for last == "WATCHDOG=1" { // told meanwhile
+		last = read()
+	}
+	if last != "STOPPING=1" {
+		t.Errorf("told %q, want STOPPING=1", last)
 	}
 	if err := cmd.Wait(); err != nil {
 		t.Error(err)

@@ -20,6 +20,7 @@ import (
 	"github.com/sluicebox/sluicebox/internal/ops"
 	"github.com/sluicebox/sluicebox/internal/pipeline"
 	"github.com/sluicebox/sluicebox/internal/sink"
+	"github.com/sluicebox/sluicebox/internal/systemd"
 )
 
 type runCommand struct {
@@ -90,7 +91,11 @@ func (c *runCommand) Run(ctx context.Context) error {
 	var group errgroup.Group
 	group.Go(func() error { return ops.Serve(serving, listener, metrics.Handler()) })
 
+	health := "http://" + listener.Addr().String()
+	stopNotifying := systemd.Notify(ctx, systemd.Health{Live: health + "/livez", State: health + "/readyz"}, log)
+
 	err = c.deliver(ctx, metrics, log)
+	stopNotifying()
 	stopServing()
 	return cmp.Or(err, group.Wait())
 }
