@@ -149,7 +149,7 @@ func (m *Metrics) State(state pipeline.State, reason string) {
 	m.state.WithLabelValues(string(state)).Set(1)
 	m.now, m.reason = state, reason
 	m.standing.stand(state == pipeline.Standby)
-	m.began = m.began || state == pipeline.Standby || state == pipeline.Streaming
+	m.began = m.began || works(state)
 }
 
 // Leads notes whether this daemon leads.

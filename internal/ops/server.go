@@ -17,8 +17,8 @@ import (
 // Handler serves the admin address.
 //
 //	/livez     200 while the process runs; looks at nothing else
-//	/readyz    200 when the pipeline streams or stands by, 503 with the reason in words otherwise
-//	/startupz  200 once it has streamed or stood by for the first time
+//	/readyz    200 while the pipeline works or stands by, 503 with the reason in words otherwise
+//	/startupz  200 once it has worked or stood by for the first time
 //	/metrics   Prometheus
 func (m *Metrics) Handler() http.Handler {
 	r := chi.NewRouter()
@@ -37,14 +37,25 @@ func (m *Metrics) ready(w http.ResponseWriter, _ *http.Request) {
 	if reason != "" {
 		text += ": " + reason
 	}
+	switch {
+	case works(state):
+		say(w, http.StatusOK, text)
+	case state == "":
+		say(w, http.StatusServiceUnavailable, "starting")
+	default:
+		say(w, http.StatusServiceUnavailable, text)
+	}
+}
+
+// works tells whether a daemon in this state does what it is there for. The first backfill of a large table takes hours and is work: an
+// orchestrator that gives a start some minutes must not take it for one that hangs.
+func works(state pipeline.State) bool {
 	switch state {
 	case pipeline.Streaming, pipeline.Standby, pipeline.Backfill, pipeline.Recovering:
-		say(w, http.StatusOK, text)
+		return true
 	case pipeline.Starting, pipeline.Paused, pipeline.Stopped:
-		say(w, http.StatusServiceUnavailable, text)
-	default:
-		say(w, http.StatusServiceUnavailable, "starting")
 	}
+	return false
 }
 
 func (m *Metrics) started(w http.ResponseWriter, _ *http.Request) {
