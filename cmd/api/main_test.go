@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"bytes"
 	"context"
+	"encoding/json"
 	"net"
 	"os"
 	"os/exec"
@@ -22,11 +23,11 @@ func TestMain(m *testing.M) {
 	m.Run()
 }
 
-func program(t *testing.T, environ ...string) *exec.Cmd {
+func program(t *testing.T, environ []string, args ...string) *exec.Cmd {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 	t.Cleanup(cancel)
-	cmd := exec.CommandContext(ctx, os.Args[0])
+	cmd := exec.CommandContext(ctx, os.Args[0], args...)
 	cmd.Env = append([]string{"RUN_MAIN=1"}, environ...)
 	return cmd
 }
@@ -42,21 +43,22 @@ func TestExitCodes(t *testing.T) {
 	}
 	defer func() { _ = taken.Close() }()
 	for name, test := range map[string]struct {
-		environ []string
-		code    int
-		stderr  []string
+		args, environ []string
+		code          int
+		stderr        []string
 	}{
 		"bad settings are all listed": {
+			nil,
 			[]string{"API_ADR=x", "API_ADDR=:80", "LOG_LEVEL=loud", "CDC_NONSENSE=1"},
 			2,
 			[]string{"API_ADR: unknown setting, did you mean API_ADDR?", "LOG_LEVEL: ", "DATABASE_URL: required", "API_ADDR: not a loopback address"},
 		},
 		"a taken port is told with the setting that chooses another": {
-			[]string{nowhere, "API_ADDR=" + taken.Addr().String()}, 1, []string{"address already in use", "hint: API_ADDR"},
+			[]string{"--addr", taken.Addr().String()}, []string{nowhere}, 1, []string{"address already in use", "hint: API_ADDR"},
 		},
 	} {
 		t.Run(name, func(t *testing.T) {
-			cmd := program(t, test.environ...)
+			cmd := program(t, test.environ, test.args...)
 			var stderr bytes.Buffer
 			cmd.Stderr = &stderr
 			_ = cmd.Run()
@@ -77,7 +79,7 @@ func TestExitCodes(t *testing.T) {
 
 func TestASignalIsACleanEnd(t *testing.T) {
 	t.Parallel()
-	cmd := program(t, nowhere, "API_ADDR=127.0.0.1:0")
+	cmd := program(t, []string{nowhere, "API_ADDR=127.0.0.1:0"})
 	stderr, err := cmd.StderrPipe()
 	if err != nil {
 		t.Fatal(err)
@@ -88,6 +90,14 @@ func TestASignalIsACleanEnd(t *testing.T) {
 	lines := bufio.NewScanner(stderr)
 	for lines.Scan() {
 		if strings.Contains(lines.Text(), `"serving"`) {
+			var line struct{ Addr string }
+			if err := json.Unmarshal(lines.Bytes(), &line); err != nil {
+				t.Error(err)
+			}
+			health := program(t, nil, "health", "--addr="+line.Addr)
+			if out, err := health.CombinedOutput(); err == nil || !strings.Contains(string(out), "Postgres does not answer") {
+				t.Errorf("health of a service without a database: error %v, %s", err, out)
+			}
 			if err := cmd.Process.Signal(syscall.SIGTERM); err != nil {
 				t.Error(err)
 			}
@@ -107,7 +117,7 @@ func TestSystemd(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer func() { _ = socket.Close() }()
-	cmd := program(t, nowhere, "API_ADDR=127.0.0.1:0", "NOTIFY_SOCKET="+path, "WATCHDOG_USEC=300000")
+	cmd := program(t, []string{nowhere, "API_ADDR=127.0.0.1:0", "NOTIFY_SOCKET=" + path, "WATCHDOG_USEC=300000"})
 	if err := cmd.Start(); err != nil {
 		t.Fatal(err)
 	}

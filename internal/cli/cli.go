@@ -77,7 +77,7 @@ func (p Program) Parse(grammar any) (*kong.Context, error) {
 	}
 	problems := append(envs.unknown(p.Prefix), envs.apply(ctx)...)
 	if len(problems) > 0 {
-		return nil, p.wrong(envs, problems)
+		return nil, p.wrong(envs, ctx.Selected(), problems)
 	}
 	return ctx, nil
 }
@@ -97,8 +97,12 @@ func (p Program) answer(ctx *kong.Context) (done bool, err error) {
 	return false, nil
 }
 
-// wrong makes one error of all problems.
-func (p Program) wrong(envs *environment, problems []error) error {
+// wrong makes one error of all problems with a command, which is nil if the command line has none.
+func (p Program) wrong(envs *environment, command *kong.Node, problems []error) error {
+	name := p.Name
+	if command != nil {
+		name = command.FullPath()
+	}
 	lines := make([]string, 0, len(problems))
 	for _, problem := range problems {
 		// One setting may belong to several commands, and then has one problem several times.
@@ -113,7 +117,7 @@ func (p Program) wrong(envs *environment, problems []error) error {
 	return &Exit{
 		Code: CodeSettings,
 		Err:  errors.New(title + "\n  " + strings.Join(lines, "\n  ")),
-		Hint: fmt.Sprintf("%q lists every setting", p.Name+" --help"),
+		Hint: fmt.Sprintf("%q lists every setting", name+" --help"),
 	}
 }
 

@@ -199,6 +199,9 @@ func TestProblems(t *testing.T) {
 			if !errors.As(err, &exit) || exit.Code != cli.CodeSettings {
 				t.Fatalf("error %v, want exit code 2", err)
 			}
+			if want := `"cdc run --help" lists every setting`; exit.Hint != want {
+				t.Errorf("hint %s, want %s", exit.Hint, want)
+			}
 			lines := strings.Split(err.Error(), "\n  ")
 			if diff := cmp.Diff(test.want, lines[1:]); diff != "" {
 				t.Errorf("problems (-want +got):\n%s", diff)
