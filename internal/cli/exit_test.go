@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"bytes"
 	"context"
+	"crypto/x509"
 	"errors"
 	"fmt"
 	"os"
@@ -34,6 +35,12 @@ func stand(ctx context.Context, mode string) error {
 		return errors.New("it broke")
 	case "clean":
 		return nil
+	case "roots":
+		pool, err := x509.SystemCertPool()
+		if err == nil && pool.Equal(x509.NewCertPool()) {
+			err = errors.New("no authority is trusted")
+		}
+		return err
 	case "internal cancel":
 		return fmt.Errorf("read: %w", context.Canceled)
 	}
@@ -122,5 +129,14 @@ func TestReportHasNoStackTrace(t *testing.T) {
 	code := cli.Report(&out, "api", &cli.Exit{Code: cli.CodePreflight, Err: errors.New("no table users"), Hint: "run cdc migrate"})
 	if want := "api: no table users\n     hint: run cdc migrate\n"; code != 3 || out.String() != want {
 		t.Errorf("exit code %d, report %q", code, out.String())
+	}
+}
+
+func TestTLSWorksOnASystemWithoutAuthorities(t *testing.T) {
+	t.Parallel()
+	cmd := exec.CommandContext(t.Context(), os.Args[0])
+	cmd.Env = append(os.Environ(), "CLI_TEST_MODE=roots", "SSL_CERT_FILE=/nowhere", "SSL_CERT_DIR=/nowhere")
+	if out, err := cmd.CombinedOutput(); err != nil {
+		t.Errorf("%v: %s", err, out)
 	}
 }
