@@ -6,6 +6,8 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"time"
+
+	"github.com/ClickHouse/clickhouse-go/v2"
 )
 
 // diskFaults fill the disks of the stores.
@@ -64,7 +66,12 @@ func fillClickHouse(ctx context.Context, s *stage, _ *rand.Rand) (func(context.C
 	if err != nil && free == nil {
 		return nil, err
 	}
-	heal := func(context.Context) error { return free() }
+	heal := func(ctx context.Context) error {
+		if err := free(); err != nil {
+			return err
+		}
+		return s.attachAnew(ctx)
+	}
 	if err != nil {
 		return heal, err
 	}
@@ -105,4 +112,18 @@ func clockFaults() []fault {
 		{name: "clock forward by minutes, postgres", group: "postgres", needs: needsClock, hold: hold, inject: jump(1)},
 		{name: "clock back by minutes, postgres", group: "postgres", needs: needsClock, hold: hold, inject: jump(-1)},
 	}
+}
+
+// attachAnew brings back what a merge has damaged that met the full disk: ClickHouse (26.7) leaves its part with empty files, and takes those it
+// was made of again when it reads the table's folder anew, within minutes.
+func (s *stage) attachAnew(ctx context.Context) error {
+	const corruptedData = 246
+	var rows uint64
+	err := s.click.QueryRow(ctx, `SELECT count() FROM event_log WHERE NOT ignore(*)`).Scan(&rows)
+	var refused *clickhouse.Exception
+	if !errors.As(err, &refused) || refused.Code != corruptedData {
+		return nil // what else is wrong is not the disk's
+	}
+	s.tell("a merge has left a damaged part; attaching the table anew")
+	return errors.Join(s.inClickHouse(ctx, `DETACH TABLE event_log`), s.inClickHouse(ctx, `ATTACH TABLE event_log`))
 }

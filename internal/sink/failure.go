@@ -26,6 +26,7 @@ const (
 	codeReadonly           = 164
 	codeReadonlyTable      = 242
 	codeTableSetReadonly   = 774 // by the setting table_readonly
+	codeCorruptedData      = 246
 )
 
 // classify says what an error means for the rows of a batch.
@@ -66,11 +67,14 @@ func classify(err error) error {
 		failure.Class, failure.Hint = batch.Configuration, "grant the user INSERT and SELECT on the table"
 	case codeReadonly, codeReadonlyTable, codeTableSetReadonly:
 		failure.Hint = "the table or the user is read-only at the moment"
+	case codeCorruptedData: // a merge that meets a full disk leaves a part of empty files, and keeps what it was made of for a while
+		failure.Hint = "a part of the table is damaged. At once, DETACH TABLE and ATTACH TABLE bring back the parts that it was merged from, which ClickHouse " +
+			"keeps for 8 minutes (old_parts_lifetime); later, ALTER TABLE … DETACH PART the damaged one, and `cdc audit --repair` delivers what is missing"
 	case 6, 25, 26, 27, 38, 41, 69, 70, 72, 117, 131, 153, 321, 349, 376, 395, 407, 441, 467, 632, 675, 676, 691:
 		// The content itself: what can't be parsed, converted or held, mostly by an expression of the table (a constraint, a column that
 		// is computed) or of a view behind it. One of a view has failed after the table itself stored the rows.
 		failure.Class = batch.Data
-	case 49, 74, 75, 76, 159, 173, 198, 201, 202, 203, 209, 210, 218, 225, 236, 241, 243, 246, 252, 271, 279, 285, 286, 306, 307, 319,
+	case 49, 74, 75, 76, 159, 173, 198, 201, 202, 203, 209, 210, 218, 225, 236, 241, 243, 252, 271, 279, 285, 286, 306, 307, 319,
 		394, 425, 439, 473, 499, 594, 667, 733, 999, 1000, 1001, 1002:
 		// Network, overload, quotas, memory, disk, replicas, shutting down, faults within: never about the content.
 	default:
