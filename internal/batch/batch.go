@@ -7,6 +7,7 @@ package batch
 
 import (
 	"time"
+	"unsafe" // for the size of a type
 
 	"github.com/sluicebox/sluicebox/outbox"
 )
@@ -79,12 +80,12 @@ type Batch struct {
 	Stored  time.Time // when ClickHouse had confirmed the last of it
 }
 
-// Size is what a row counts towards the limit of bytes: its texts and a fixed share for the rest.
+// Size is what a row counts towards the limit of bytes: the memory that it takes in a batch.
 func Size(r *outbox.Row) int {
-	const fixed = 64 // ids, times, positions and slice headers
-	size := len(r.Context) + len(r.Type) + len(r.Environment) + len(r.TraceContext) + fixed
+	const row, more = int(unsafe.Sizeof(*r) + unsafe.Sizeof(r.ID)), int(unsafe.Sizeof(outbox.Column{}))
+	size := len(r.Context) + len(r.Type) + len(r.Environment) + len(r.TraceContext) + row
 	for _, column := range r.More {
-		size += len(column.Text) + fixed
+		size += len(column.Text) + more
 	}
 	return size
 }

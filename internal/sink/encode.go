@@ -74,7 +74,7 @@ func repeating[T comparable](value func(*ClickHouse, *batch.Batch, *outbox.Row) 
 // at once, by one value that is thrown away.
 func contexts() filler {
 	anyType := varying(func(r *outbox.Row) []byte { return r.Context })
-	var room []byte // never written to
+	var room zeros
 	return func(c *ClickHouse, b *batch.Batch, column driver.BatchColumn, raw columns.Interface) error {
 		text, ok := raw.(*columns.String)
 		if !ok {
@@ -84,10 +84,10 @@ func contexts() filler {
 		for i := range b.Rows {
 			size += len(b.Rows[i].Context)
 		}
-		if len(room) < size {
-			room = make([]byte, size)
+		need, err := room.of(size)
+		if err != nil {
+			return err
 		}
-		need := room[:size]
 		if err := text.AppendRow(&need); err != nil {
 			return err
 		}

@@ -6,6 +6,7 @@ package sink
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"math"
 	"slices"
@@ -21,7 +22,8 @@ import (
 
 // ClickHouse writes to one table. It is safe for one writer at a time.
 type ClickHouse struct {
-	conn     driver.Conn
+	conn     driver.Conn // for questions
+	inserts  driver.Conn // one connection: it keeps buffers of a batch's size, and ClickHouse gets one insert at a time
 	table    string
 	source   string
 	deadline time.Duration // how long after planning the table accepts a batch
@@ -63,17 +65,23 @@ func New(url, table, source string, deadline time.Duration) (*ClickHouse, error)
 		options.Compression = &clickhouse.Compression{Method: clickhouse.CompressionLZ4}
 	}
 	options.ConnMaxLifetime = time.Hour
-	options.MaxOpenConns, options.MaxIdleConns = 4, 2
 	options.ClientInfo.Products = append(options.ClientInfo.Products, struct{ Name, Version string }{"sluicebox", ""})
-	conn, err := clickhouse.Open(options)
-	if err != nil {
-		return nil, fmt.Errorf("open ClickHouse: %w", err)
+	c := &ClickHouse{table: table, source: source, deadline: deadline}
+	for _, pool := range []struct {
+		conn       *driver.Conn
+		open, idle int
+	}{{&c.conn, 3, 2}, {&c.inserts, 1, 1}} {
+		own := *options
+		own.MaxOpenConns, own.MaxIdleConns = pool.open, pool.idle
+		if *pool.conn, err = clickhouse.Open(&own); err != nil {
+			return nil, fmt.Errorf("open ClickHouse: %w", err)
+		}
 	}
-	return &ClickHouse{conn: conn, table: table, source: source, deadline: deadline}, nil
+	return c, nil
 }
 
 // Close gives all connections up.
-func (c *ClickHouse) Close() error { return c.conn.Close() }
+func (c *ClickHouse) Close() error { return errors.Join(c.conn.Close(), c.inserts.Close()) }
 
 // Clock gives ClickHouse's time, and the deadline of a batch that is planned now: the time after which ClickHouse must refuse it;
 // zero when the table has no such constraint.
@@ -189,7 +197,7 @@ func (c *ClickHouse) write(ctx context.Context, target *Target, b *batch.Batch, 
 		return rejected.failure()
 	}
 	ctx = clickhouse.Context(ctx, clickhouse.WithSettings(settings), clickhouse.WithColumnNamesAndTypes(columns))
-	insert, err := c.conn.PrepareBatch(ctx, `INSERT INTO `+target.quoted+` (`+names+`)`)
+	insert, err := c.inserts.PrepareBatch(ctx, `INSERT INTO `+target.quoted+` (`+names+`)`)
 	if err != nil {
 		return err
 	}
