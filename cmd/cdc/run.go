@@ -73,7 +73,7 @@ func (c *runCommand) Validate() error {
 
 // Run delivers until ctx is done.
 func (c *runCommand) Run(ctx context.Context) error {
-	log := c.Logger(os.Stderr).With().Str("slot", c.Slot).Logger()
+	log := c.FoldingLogger(os.Stderr).With().Str("slot", c.Slot).Logger()
 	build := cli.ReadBuild()
 	log.Info().Str("version", build.Version).Str("revision", build.Revision).Msg("starting")
 

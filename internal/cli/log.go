@@ -20,15 +20,26 @@ type Log struct {
 
 // Logger returns a logger that writes to w, by custom standard error, one line an event. Times are in UTC, in
 // milliseconds. Only a terminal gets colours, and only in format console, unless NO_COLOR is set.
-func (l Log) Logger(w io.Writer) zerolog.Logger {
-	if l.LogFormat == "console" {
-		file, ok := w.(*os.File)
-		w = zerolog.ConsoleWriter{
-			Out:             w,
-			NoColor:         !ok || !term.IsTerminal(int(file.Fd())),
-			FormatTimestamp: clock,
-		}
+func (l Log) Logger(w io.Writer) zerolog.Logger { return l.on(l.format(w)) }
+
+// FoldingLogger is Logger for a program that tries again and again: an error that repeats is logged at once, and then at growing distances,
+// with the number of times that it was left out in the field folded. Errors that differ in numbers alone, such as ports, are the same.
+func (l Log) FoldingLogger(w io.Writer) zerolog.Logger { return l.on(newFold(l.format(w))) }
+
+// format is where lines go in the chosen format.
+func (l Log) format(w io.Writer) io.Writer {
+	if l.LogFormat != "console" {
+		return w
 	}
+	file, ok := w.(*os.File)
+	return zerolog.ConsoleWriter{
+		Out:             w,
+		NoColor:         !ok || !term.IsTerminal(int(file.Fd())),
+		FormatTimestamp: clock,
+	}
+}
+
+func (l Log) on(w io.Writer) zerolog.Logger {
 	level, err := zerolog.ParseLevel(l.LogLevel)
 	if err != nil {
 		level = zerolog.InfoLevel // the enum tag lets no other level through
