@@ -27,7 +27,7 @@ func (c *runCommand) deliver(ctx context.Context, metrics *ops.Metrics, log zero
 		return err
 	}
 	defer func() { _ = client.Close() }() // nothing is in flight by then
-	defer survey(ctx, metrics, client)()
+	defer watch(ctx, metrics, client, log)()
 	defer pool.Close()
 
 	stream := c.replication(cmp.Or(c.ReplicationURL, c.DatabaseURL))
@@ -43,20 +43,6 @@ func (c *runCommand) deliver(ctx context.Context, metrics *ops.Metrics, log zero
 		MaxSlotWAL: int64(c.MaxSlotWAL), HaltOnPoison: c.OnPoison == "halt", PoisonShare: c.PoisonShare,
 		Retention: c.Retention,
 	}, pool, client, metrics, log).Run(ctx))
-}
-
-// survey has the metrics look at the table, until it is told to stop.
-func survey(ctx context.Context, metrics *ops.Metrics, client *sink.ClickHouse) (stop func()) {
-	ctx, cancel := context.WithCancel(context.WithoutCancel(ctx)) // a daemon that drains is watched, too
-	done := make(chan struct{})
-	go func() {
-		defer close(done)
-		metrics.Survey(ctx, client)
-	}()
-	return func() {
-		cancel()
-		<-done
-	}
 }
 
 // waitFor calls check until it succeeds. An [*cli.Exit] ends the waiting: nobody can mend that from outside.

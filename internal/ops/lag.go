@@ -106,6 +106,16 @@ func (s *standing) pass() {
 	}
 }
 
+// lag is how late delivery is. The caller holds the lock.
+func (s *standing) lag(now time.Time) time.Duration {
+	s.pass()
+	age := now.Sub(s.current)
+	if s.oldest == 0 && s.confirmed && age < fresh {
+		return 0
+	}
+	return age
+}
+
 // onPostgres is what Postgres's clock shows at a moment of ours.
 func (s *standing) onPostgres(t time.Time) time.Time {
 	s.mu.Lock()
@@ -159,12 +169,7 @@ func (s *standing) known() (known []prometheus.Metric) {
 		known = append(known, prometheus.MustNewConstMetric(desc, prometheus.GaugeValue, value, labels...))
 	}
 	now := time.Now()
-	s.pass()
-	age := now.Sub(s.current)
-	if s.oldest == 0 && s.confirmed && age < fresh {
-		age = 0
-	}
-	gauge(lagSeconds, age.Seconds())
+	gauge(lagSeconds, s.lag(now).Seconds())
 	oldest := 0.0
 	if s.oldest != 0 {
 		oldest = since(s.oldest, now.Add(s.ahead))

@@ -36,6 +36,7 @@ type Metrics struct {
 	leading     prometheus.Gauge
 	epoch       prometheus.Gauge
 	standing    *standing
+	tally       tally
 	surveyed    *surveyed
 	newest      prometheus.Gauge
 	incidents   *prometheus.CounterVec
@@ -155,6 +156,7 @@ func (m *Metrics) State(state pipeline.State, reason string) {
 // Leads notes whether this daemon leads.
 func (m *Metrics) Leads(epoch int64) {
 	m.standing.lead()
+	m.tally.leads.Store(epoch != 0)
 	if epoch == 0 {
 		m.leading.Set(0)
 		return
@@ -186,6 +188,7 @@ func (m *Metrics) Attempt(outcome string, took time.Duration) {
 
 // Settled counts a batch that is wholly delivered.
 func (m *Metrics) Settled(b *batch.Batch, took, settling time.Duration) {
+	m.tally.add(b)
 	m.delivered.Add(float64(len(b.IDs)))
 	m.quarantined.Add(float64(len(b.Rejected)))
 	m.batches.WithLabelValues(string(b.SealedBy)).Inc()

@@ -58,11 +58,17 @@ func (c *table) Survey(context.Context) (parts, window int64, err error) {
 // survey begins to survey, in a time of the test's own. The first one is done.
 func survey(t *testing.T, m *ops.Metrics, found ...found) {
 	t.Helper()
+	beside(t, func(ctx context.Context) { m.Survey(ctx, &table{found}) })
+}
+
+// beside runs something beside the test until its end. What it does at once is done.
+func beside(t *testing.T, run func(ctx context.Context)) {
+	t.Helper()
 	ctx, stop := context.WithCancel(t.Context())
 	done := make(chan struct{})
 	go func() {
 		defer close(done)
-		m.Survey(ctx, &table{found})
+		run(ctx)
 	}()
 	t.Cleanup(func() {
 		stop()
