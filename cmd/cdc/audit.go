@@ -33,7 +33,7 @@ func (*auditCommand) Help() string {
 	return `Compares count and content of the events of each day, by checksums that the databases compute, and then names each event that
 differs: missing (processed in Postgres, not in ClickHouse), duplicated (more than once in ClickHouse), unmarked (in ClickHouse, not
 processed in Postgres), unknown (in ClickHouse only), different (in both, with other content). The daemon may run meanwhile: events
-that are on their way are no difference. It only reads.
+that are on their way are no difference. It only reads, and keeps its result in sluicebox.audit for the daemon's metrics.
 
 With --repair it stores a request for each missing event, and no other; the leading daemon delivers these through planned batches,
 as all others. Then it looks at them again. Without a daemon the requests wait for its next start.
@@ -125,15 +125,38 @@ func (c *auditCommand) audit(ctx context.Context) (*audit.Report, error) {
 	comparing, stop := context.WithTimeout(ctx, c.Timeout)
 	defer stop()
 	report, err := a.Run(comparing)
-	if err != nil || !c.Repair {
+	if err == nil && c.Repair {
+		err = a.Repair(ctx, c.Wait)
+	}
+	if err != nil {
 		return report, err
 	}
-	if err := a.Repair(ctx, c.Wait); err != nil || !report.Same() || !c.Since.IsZero() || !c.Until.IsZero() {
-		return report, err
+	books := ledger.New(pool, c.Slot, schema, table)
+	c.keep(ctx, books, report)
+	if c.Repair && report.Same() && !c.bounded() {
+		// ClickHouse has everything: whatever it had lost, it has lost no more.
+		_, err = books.EndClickHouse(ctx)
 	}
-	// ClickHouse has everything: whatever it had lost, it has lost no more.
-	_, err = ledger.New(pool, c.Slot, schema, table).EndClickHouse(ctx)
 	return report, err
+}
+
+// bounded says whether the audit is about a part of the events.
+func (c *auditCommand) bounded() bool { return !c.Since.IsZero() || !c.Until.IsZero() }
+
+// keep stores the result for the daemon to show. An audit is worth as much without that.
+func (c *auditCommand) keep(ctx context.Context, books *ledger.Ledger, report *audit.Report) {
+	scope, differences := ledger.AuditAll, map[string]uint64{}
+	if c.bounded() {
+		scope = ledger.AuditPart
+	}
+	for kind, finding := range report.Differences {
+		differences[string(kind)] = finding.Count
+	}
+	if err := books.KeepAudit(ctx, scope, differences); err != nil {
+		log := c.Logger(os.Stderr)
+		log.Warn().Err(err).Str("hint", "GRANT INSERT, UPDATE ON sluicebox.audit to the role of the audit, and give it a primary, not a standby").
+			Msg("the daemon's metrics don't show the result of this audit")
+	}
 }
 
 // auditExit makes an exit of an error that says what somebody has to change.

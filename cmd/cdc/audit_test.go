@@ -171,6 +171,13 @@ func TestAudit(t *testing.T) {
 		}
 		as.User = url.UserPassword(role, "audit")
 		l.wantAudit(t, 6, "differs", "--database-url", as.String())
+		if _, _, stderr := l.audit(t, "--database-url", as.String()); !strings.Contains(stderr, "GRANT INSERT, UPDATE ON sluicebox.audit") {
+			t.Errorf("it does not say that its result is not kept:\n%s", stderr)
+		}
+		l.exec(t, `GRANT INSERT, UPDATE ON sluicebox.audit TO `+role)
+		if _, _, stderr := l.audit(t, "--database-url", as.String()); strings.Contains(stderr, "sluicebox.audit") {
+			t.Errorf("the role that docs/audit.md lists may not keep its result:\n%s", stderr)
+		}
 		if code, stdout, stderr := l.audit(t, "--repair", "--database-url", as.String()); code != 3 || !strings.Contains(stderr, "redelivery") {
 			t.Errorf("code %d for a repair by a role that may not ask:\n%s%s", code, stdout, stderr)
 		}

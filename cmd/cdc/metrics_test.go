@@ -84,6 +84,35 @@ func TestMetrics(t *testing.T) {
 		d.kill(t)
 		second.showsSoon(t, map[string]float64{lag: 0, "sluicebox_leading": 1, "sluicebox_epoch": 2})
 	})
+	t.Run("what is in quarantine is told, and what the last audits found", func(t *testing.T) {
+		t.Parallel()
+		l := newLine(t)
+		d := l.start(t)
+		l.write(t, 20, 20)
+		l.allMarked(t)
+		d.showsSoon(t, map[string]float64{"sluicebox_quarantine_rows": 0})
+		if value, ok := d.shows(t, `sluicebox_audit_differences{kind="missing",scope="all"}`); ok {
+			t.Errorf("%v events are missing, although there was no audit", value)
+		}
+		d.stop(t)
+		l.execClickHouse(t, `DELETE FROM event_log WHERE id IN (3, 4)`)
+		l.wantAudit(t, 6, "differs", "--since", "24h")
+		l.wantAudit(t, 6, "differs")
+		l.execClickHouse(t, `DELETE FROM event_log WHERE id = 5`)
+		l.wantAudit(t, 6, "differs")
+		l.exec(t, `INSERT INTO sluicebox.quarantine (slot, id, reason, lsn, ordinal, dropped_at)
+			VALUES ($1, 1, 'planted', '0/0', 0, NULL), ($1, 2, 'planted', '0/0', 0, now())`, l.slot)
+		d = l.start(t)
+		d.showsSoon(t, map[string]float64{
+			"sluicebox_quarantine_rows": 1, `sluicebox_audit_differences{kind="missing",scope="all"}`: 3,
+			`sluicebox_audit_differences{kind="missing",scope="part"}`: 2, `sluicebox_audit_differences{kind="unknown",scope="all"}`: 0,
+		})
+		whole, _ := d.shows(t, `sluicebox_audit_last_timestamp_seconds{scope="all"}`)
+		part, _ := d.shows(t, `sluicebox_audit_last_timestamp_seconds{scope="part"}`)
+		if whole <= part || part <= 0 {
+			t.Errorf("the last audits ended at %v and %v", whole, part)
+		}
+	})
 	t.Run("the lag grows while ClickHouse is down and an event waits for it", func(t *testing.T) {
 		t.Parallel()
 		l, server := newOwnSinkLine(t)

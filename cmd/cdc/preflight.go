@@ -27,8 +27,8 @@ func (c *runCommand) deliver(ctx context.Context, metrics *ops.Metrics, log zero
 		return err
 	}
 	defer func() { _ = client.Close() }() // nothing is in flight by then
-	defer watch(ctx, metrics, client, log)()
 	defer pool.Close()
+	defer c.watch(ctx, metrics, pool, client, log)()
 
 	stream := c.replication(cmp.Or(c.ReplicationURL, c.DatabaseURL))
 	check := func(ctx context.Context) error { return preflight(ctx, pool, stream) }

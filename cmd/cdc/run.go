@@ -101,7 +101,7 @@ func (c *runCommand) Run(ctx context.Context) error {
 }
 
 func (c *runCommand) open(ctx context.Context) (*pgxpool.Pool, *sink.ClickHouse, error) {
-	const conns = 6 // the lock of the stream, its lease, planning and settling, a snapshot during a backfill, and one to spare
+	const conns = 7 // the lock of the stream, its lease, planning and settling, a snapshot during a backfill, the metrics, and one to spare
 	config, err := c.config(conns)
 	if err != nil {
 		return nil, nil, err

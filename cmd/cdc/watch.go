@@ -4,17 +4,21 @@ import (
 	"context"
 	"sync"
 
+	"github.com/jackc/pgx/v5/pgxpool"
 	"github.com/rs/zerolog"
 
+	"github.com/sluicebox/sluicebox/internal/ledger"
 	"github.com/sluicebox/sluicebox/internal/ops"
 	"github.com/sluicebox/sluicebox/internal/sink"
 )
 
-// watch looks at ClickHouse for the metrics, and tells in the log how delivery is, until it is told to stop.
-func watch(ctx context.Context, metrics *ops.Metrics, client *sink.ClickHouse, log zerolog.Logger) (stop func()) {
+// watch looks at both databases for the metrics, and tells in the log how delivery is, until it is told to stop.
+func (c *runCommand) watch(ctx context.Context, metrics *ops.Metrics, pool *pgxpool.Pool, client *sink.ClickHouse, log zerolog.Logger) (stop func()) {
 	ctx, cancel := context.WithCancel(context.WithoutCancel(ctx)) // a daemon that drains is watched, too
+	schema, table := c.outbox()
 	var watching sync.WaitGroup
-	watching.Go(func() { metrics.Survey(ctx, client) })
+	watching.Go(func() { metrics.Survey(ctx, client, c.InsertDeadline) })
+	watching.Go(func() { metrics.SurveyLedger(ctx, ledger.New(pool, c.Slot, schema, table)) })
 	watching.Go(func() { metrics.Summarize(ctx, log) })
 	return func() {
 		cancel()

@@ -26,6 +26,7 @@ type standing struct {
 	oldest    int64                  // when the oldest row was committed that is received and not settled, in microseconds since 1970; 0: none is
 	ahead     time.Duration          // of Postgres's clock before ours
 	slot      *replication.SlotState // nil: not looked at in this session
+	growth    growth                 // of Postgres's WAL
 }
 
 // mark is where the WAL ended at a look at the slot, or later.
@@ -47,7 +48,7 @@ const (
 func (s *standing) lead() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.marks, s.delivered, s.slot, s.confirmed = nil, 0, nil, false
+	s.marks, s.delivered, s.slot, s.confirmed, s.growth = nil, 0, nil, false, growth{}
 }
 
 // stand notes whether another daemon leads. That one tells the lag; ours counts from when we last saw that it does.
@@ -75,7 +76,9 @@ func (s *standing) look(slot replication.SlotState, asked, answered time.Time) {
 		return
 	}
 	s.ahead = slot.Now.Sub(asked.Add(answered.Sub(asked) / 2))
-	s.mark(mark{at: asked, end: slot.WALEnd})
+	now := mark{at: asked, end: slot.WALEnd}
+	s.mark(now)
+	s.growth.add(now)
 }
 
 // mark adds a mark. The newest one is always kept, others only at some distance from each other if there are many.
@@ -140,13 +143,15 @@ var (
 		"WAL that Postgres keeps for the slot. Grows while nothing is acknowledged.", nil, nil)
 	slotSafe = prometheus.NewDesc("sluicebox_slot_safe_wal_bytes",
 		"WAL that may still be written until Postgres may invalidate the slot.", nil, nil)
+	slotLost = prometheus.NewDesc("sluicebox_slot_seconds_until_lost",
+		"Time until Postgres may invalidate the slot if nothing is acknowledged any more, at the rate at which WAL was written in the last ten minutes.", nil, nil)
 	slotStatus = prometheus.NewDesc("sluicebox_slot_wal_status",
 		"1 for the wal_status of the slot.", []string{"status"}, nil)
 )
 
 // Describe is for Prometheus.
 func (s *standing) Describe(descs chan<- *prometheus.Desc) {
-	for _, desc := range []*prometheus.Desc{lagSeconds, lagBytes, oldestSeconds, slotRetained, slotSafe, slotStatus} {
+	for _, desc := range []*prometheus.Desc{lagSeconds, lagBytes, oldestSeconds, slotRetained, slotSafe, slotLost, slotStatus} {
 		descs <- desc
 	}
 }
@@ -183,6 +188,9 @@ func (s *standing) known() (known []prometheus.Metric) {
 	gauge(slotRetained, float64(s.slot.RetainedWAL))
 	if s.slot.SafeWAL != nil {
 		gauge(slotSafe, float64(*s.slot.SafeWAL))
+		if rate := s.growth.rate(); rate > 0 {
+			gauge(slotLost, max(0, float64(*s.slot.SafeWAL))/rate)
+		}
 	}
 	for _, status := range [...]string{"reserved", "extended", "unreserved", "lost"} {
 		is := 0.0

@@ -38,6 +38,7 @@ type Metrics struct {
 	standing    *standing
 	tally       tally
 	surveyed    *surveyed
+	kept        *kept
 	newest      prometheus.Gauge
 	incidents   *prometheus.CounterVec
 	ignored     prometheus.Gauge
@@ -105,6 +106,7 @@ func NewMetrics(build cli.Build) *Metrics {
 		}),
 		standing: &standing{current: time.Now()},
 		surveyed: &surveyed{},
+		kept:     &kept{},
 		state: prometheus.NewGaugeVec(prometheus.GaugeOpts{
 			Name: "sluicebox_state", Help: "1 for what the daemon is doing now.",
 		}, []string{"state"}),
@@ -131,7 +133,7 @@ func NewMetrics(build cli.Build) *Metrics {
 	info.Set(1)
 	m.Registry.MustRegister(
 		m.received, m.skipped, m.delivered, m.quarantined, m.found, m.batches, m.rows, m.bytes, m.delivery, m.attempts, m.insert, m.settle,
-		m.queryable, m.retries, m.state, m.leading, m.epoch, m.standing, m.surveyed, m.newest, m.incidents, m.ignored, m.trimmed, m.dropped, info,
+		m.queryable, m.retries, m.state, m.leading, m.epoch, m.standing, m.surveyed, m.kept, m.newest, m.incidents, m.ignored, m.trimmed, m.dropped, info,
 		collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}),
 	)
 	for _, peer := range []pipeline.Peer{pipeline.Postgres, pipeline.ClickHouse} { // a first retry is a rise from 0, not a series out of nothing
@@ -184,6 +186,7 @@ func (m *Metrics) Retry(peer pipeline.Peer) { m.retries.WithLabelValues(string(p
 func (m *Metrics) Attempt(outcome string, took time.Duration) {
 	m.attempts.WithLabelValues(outcome).Inc()
 	m.insert.Observe(took.Seconds())
+	m.surveyed.insert(time.Now())
 }
 
 // Settled counts a batch that is wholly delivered.

@@ -13,6 +13,7 @@ import (
 
 	"github.com/sluicebox/sluicebox/internal/batch"
 	"github.com/sluicebox/sluicebox/internal/cli"
+	"github.com/sluicebox/sluicebox/internal/ledger"
 	"github.com/sluicebox/sluicebox/internal/ops"
 	"github.com/sluicebox/sluicebox/internal/pipeline"
 	"github.com/sluicebox/sluicebox/internal/replication"
@@ -33,13 +34,13 @@ func holdTable(t *testing.T) {
 	m.Attempt("ok", time.Second)
 	m.Settled(&batch.Batch{SealedBy: batch.ByRows}, time.Second, time.Second)
 	m.Incident("slot_lost")
-	safe := int64(1)
-	m.Slot(replication.SlotState{Exists: true, WALStatus: "reserved", SafeWAL: &safe}, time.Now(), time.Now())
+	(&server{}).write(m, 60, 1, 1000)
 	survey(t, m, found{parts: 1, window: 1})
+	surveyLedger(t, m, books{held: 1, audits: []ledger.Audited{{Scope: ledger.AuditAll, Differences: map[string]uint64{"missing": 1}}}})
 	testdoc.Metrics(t, scrape(t, m), "The daemon")
 }
 
-// table is ClickHouse, as each survey finds it.
+// table is ClickHouse, as each survey finds it, and those after the last one.
 type table struct {
 	found []found
 }
@@ -51,14 +52,19 @@ type found struct {
 
 func (c *table) Survey(context.Context) (parts, window int64, err error) {
 	f := c.found[0]
-	c.found = c.found[1:]
+	if len(c.found) > 1 {
+		c.found = c.found[1:]
+	}
 	return f.parts, f.window, f.err
 }
+
+// deadline is that of inserts.
+const deadline = 5 * time.Minute
 
 // survey begins to survey, in a time of the test's own. The first one is done.
 func survey(t *testing.T, m *ops.Metrics, found ...found) {
 	t.Helper()
-	beside(t, func(ctx context.Context) { m.Survey(ctx, &table{found}) })
+	beside(t, func(ctx context.Context) { m.Survey(ctx, &table{found}, deadline) })
 }
 
 // beside runs something beside the test until its end. What it does at once is done.

@@ -18,16 +18,23 @@ type Table interface {
 const surveyInterval = 15 * time.Second
 
 // Survey looks at the table again and again, beside delivery, until ctx is done. The watcher of the slot can't do it: it renews the lease, and
-// must not wait for ClickHouse.
-func (m *Metrics) Survey(ctx context.Context, table Table) {
-	tick := time.NewTicker(surveyInterval)
+// must not wait for ClickHouse. deadline is for how long after its plan an insert may land, and so its token must be remembered.
+func (m *Metrics) Survey(ctx context.Context, table Table, deadline time.Duration) {
+	m.surveyed.remember(deadline)
+	every(ctx, surveyInterval, func() {
+		parts, window, err := table.Survey(ctx)
+		if ctx.Err() == nil {
+			m.surveyed.set(parts, window, err)
+		}
+	})
+}
+
+// every calls do at once, and then at an interval, until ctx is done.
+func every(ctx context.Context, interval time.Duration, do func()) {
+	tick := time.NewTicker(interval)
 	defer tick.Stop()
 	for {
-		parts, window, err := table.Survey(ctx)
-		if ctx.Err() != nil {
-			return
-		}
-		m.surveyed.set(parts, window, err)
+		do()
 		select {
 		case <-tick.C:
 		case <-ctx.Done():
@@ -38,11 +45,26 @@ func (m *Metrics) Survey(ctx context.Context, table Table) {
 
 // surveyed is what the last survey found.
 type surveyed struct {
-	mu     sync.Mutex
-	asked  bool
-	up     bool
-	parts  int64
-	window int64
+	mu      sync.Mutex
+	asked   bool
+	up      bool
+	parts   int64
+	window  int64
+	inserts recent
+}
+
+// remember is told for how long inserts count.
+func (s *surveyed) remember(deadline time.Duration) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.inserts = newRecent(deadline, time.Now())
+}
+
+// insert notes that one was sent.
+func (s *surveyed) insert(now time.Time) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.inserts.add(now)
 }
 
 func (s *surveyed) set(parts, window int64, err error) {
@@ -59,11 +81,13 @@ var (
 		"Active parts of the partition of the table that has most.", nil, nil)
 	clickhouseWindow = prometheus.NewDesc("sluicebox_clickhouse_deduplication_window_inserts",
 		"Inserts whose tokens the table remembers; 0: it remembers none, and delivery is at least once.", nil, nil)
+	clickhouseHeadroom = prometheus.NewDesc("sluicebox_clickhouse_deduplication_window_headroom_ratio",
+		"Share of the deduplication window that is left by the inserts which this daemon has sent within CDC_INSERT_DEADLINE.", nil, nil)
 )
 
 // Describe is for Prometheus.
 func (s *surveyed) Describe(descs chan<- *prometheus.Desc) {
-	for _, desc := range []*prometheus.Desc{clickhouseUp, clickhouseParts, clickhouseWindow} {
+	for _, desc := range []*prometheus.Desc{clickhouseUp, clickhouseParts, clickhouseWindow, clickhouseHeadroom} {
 		descs <- desc
 	}
 }
@@ -71,10 +95,10 @@ func (s *surveyed) Describe(descs chan<- *prometheus.Desc) {
 // Collect is for Prometheus. What is not known is left out.
 func (s *surveyed) Collect(metrics chan<- prometheus.Metric) {
 	s.mu.Lock()
-	asked, up, parts, window := s.asked, s.up, s.parts, s.window
+	asked, up, parts, window, inserts := s.asked, s.up, s.parts, s.window, s.inserts.sum(time.Now())
 	s.mu.Unlock()
-	gauge := func(desc *prometheus.Desc, value int64) {
-		metrics <- prometheus.MustNewConstMetric(desc, prometheus.GaugeValue, float64(value))
+	gauge := func(desc *prometheus.Desc, value float64) {
+		metrics <- prometheus.MustNewConstMetric(desc, prometheus.GaugeValue, value)
 	}
 	switch {
 	case !asked:
@@ -84,8 +108,11 @@ func (s *surveyed) Collect(metrics chan<- prometheus.Metric) {
 		return
 	}
 	gauge(clickhouseUp, 1)
-	gauge(clickhouseParts, parts)
+	gauge(clickhouseParts, float64(parts))
 	if window >= 0 {
-		gauge(clickhouseWindow, window)
+		gauge(clickhouseWindow, float64(window))
+	}
+	if window > 0 {
+		gauge(clickhouseHeadroom, 1-float64(inserts)/float64(window))
 	}
 }
