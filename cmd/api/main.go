@@ -10,6 +10,7 @@ import (
 	"github.com/sluicebox/sluicebox/internal/api"
 	"github.com/sluicebox/sluicebox/internal/cli"
 	"github.com/sluicebox/sluicebox/internal/systemd"
+	"github.com/sluicebox/sluicebox/internal/tracing"
 )
 
 // grammar is the command line.
@@ -40,12 +41,16 @@ type serveCommand struct{ api.Settings }
 // Run serves until ctx is done.
 func (c *serveCommand) Run(ctx context.Context) error {
 	log := c.Logger(os.Stderr)
+	traces := tracing.Start(ctx, "sluicebox-api", c.FoldingLogger(os.Stderr))
+	defer traces.Stop(ctx)
 	pool, err := api.Open(ctx, c.Settings, log)
 	if err != nil {
 		return err
 	}
 	defer pool.Close()
-	service, err := api.New(pool, c.Config(log))
+	config := c.Config(log)
+	config.Tracer = traces.Tracer()
+	service, err := api.New(pool, config)
 	if err != nil {
 		return err
 	}

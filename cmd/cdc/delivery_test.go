@@ -279,7 +279,7 @@ func TestHealth(t *testing.T) {
 			t.Errorf("%s: %d %s", path, code, body)
 		}
 	}
-	l.operate(t, "health", "--admin-addr="+strings.TrimPrefix(d.admin, "http://")).want(t, 0, "streaming")
+	l.operate(t, "health", "--admin-addr="+strings.TrimPrefix(d.url, "http://")).want(t, 0, "streaming")
 	d.stop(t)
-	l.operate(t, "health", "--admin-addr="+strings.TrimPrefix(d.admin, "http://")).want(t, 1, "nothing answers on")
+	l.operate(t, "health", "--admin-addr="+strings.TrimPrefix(d.url, "http://")).want(t, 1, "nothing answers on")
 }

@@ -31,21 +31,26 @@ const patience = 90 * time.Second
 
 func TestMain(m *testing.M) { testdb.Main(m) }
 
-// binary builds the daemon once, with failpoints.
+// binary builds the daemon once, with failpoints, and apiBinary the service.
 //
 //nolint:gochecknoglobals // built once a test binary
-var binary = sync.OnceValues(func() (string, error) {
+var (
+	binary    = sync.OnceValues(func() (string, error) { return build(".") })
+	apiBinary = sync.OnceValues(func() (string, error) { return build("../api") })
+)
+
+func build(pkg string) (string, error) {
 	dir, err := os.MkdirTemp("", "cdc")
 	if err != nil {
 		return "", err
 	}
-	path := filepath.Join(dir, "cdc")
-	out, err := exec.CommandContext(context.Background(), "go", "build", raceFlag, "-tags", "failpoints", "-o", path, ".").CombinedOutput()
+	path := filepath.Join(dir, "program")
+	out, err := exec.CommandContext(context.Background(), "go", "build", raceFlag, "-tags", "failpoints", "-o", path, pkg).CombinedOutput()
 	if err != nil {
-		return "", fmt.Errorf("build cdc: %w: %s", err, out)
+		return "", fmt.Errorf("build %s: %w: %s", pkg, err, out)
 	}
 	return path, nil
-})
+}
 
 // line is everything that a test of the daemon needs: both databases, migrated, and settings.
 type line struct {
@@ -67,10 +72,10 @@ func lineOn(t *testing.T, db *testdb.DB) *line {
 	return &line{db: db, pg: db.Postgres(t), ch: db.ClickHouse(t), slot: db.Slot(t)}
 }
 
-// daemon is a running `cdc run`.
+// daemon is a running `cdc run`, or api.
 type daemon struct {
 	cmd    *exec.Cmd
-	admin  string // base URL
+	url    string // of what it serves, without a path
 	mu     sync.Mutex
 	log    []string
 	exited chan struct{}
@@ -95,6 +100,23 @@ func startCDC(t *testing.T, env []string, args ...string) *daemon {
 	if err != nil {
 		t.Fatal(err)
 	}
+	return start(t, path, env, args...)
+}
+
+// startAPI starts the service on the database of the line. It returns once it serves.
+func (l *line) startAPI(t *testing.T, settings ...string) *daemon {
+	t.Helper()
+	path, err := apiBinary()
+	if err != nil {
+		t.Fatal(err)
+	}
+	d := start(t, path, append([]string{"DATABASE_URL=" + l.db.PostgresURL, "API_ADDR=127.0.0.1:0"}, settings...))
+	d.wait(t, `"message":"serving"`)
+	return d
+}
+
+func start(t *testing.T, path string, env []string, args ...string) *daemon {
+	t.Helper()
 	d := &daemon{exited: make(chan struct{}), heard: make(chan struct{})}
 	d.cmd = exec.CommandContext(t.Context(), path, args...)
 	d.cmd.Cancel = func() error { return nil } // the cleanup ends it
@@ -122,10 +144,10 @@ func startCDC(t *testing.T, env []string, args ...string) *daemon {
 		_ = d.cmd.Process.Signal(syscall.SIGCONT)
 		d.kill(t)
 		if strings.Contains(d.text(), "DATA RACE") {
-			t.Error("the race detector has found something in the daemon")
+			t.Error("the race detector has found something in the program")
 		}
 		if t.Failed() {
-			t.Logf("log of cdc pid %d:\n%s", d.cmd.Process.Pid, d.text())
+			t.Logf("log of pid %d:\n%s", d.cmd.Process.Pid, d.text())
 		}
 	})
 	return d
@@ -136,8 +158,8 @@ func (d *daemon) add(text string) {
 	defer d.mu.Unlock()
 	d.log = append(d.log, text)
 	var entry struct{ Addr, Message string }
-	if json.Unmarshal([]byte(text), &entry) == nil && entry.Message == "serving metrics and health" {
-		d.admin = "http://" + entry.Addr
+	if json.Unmarshal([]byte(text), &entry) == nil && strings.HasPrefix(entry.Message, "serving") {
+		d.url = "http://" + entry.Addr
 	}
 	close(d.heard)
 	d.heard = make(chan struct{})
@@ -167,10 +189,10 @@ func (d *daemon) wait(t *testing.T, texts ...string) {
 		case <-heard:
 		case <-d.exited:
 			if !said(d.text()) {
-				t.Fatalf("cdc ended with code %d before it said %q:\n%s", d.code, texts, d.text())
+				t.Fatalf("it ended with code %d before it said %q:\n%s", d.code, texts, d.text())
 			}
 		case <-limit:
-			t.Fatalf("cdc did not say %q:\n%s", texts, d.text())
+			t.Fatalf("it did not say %q:\n%s", texts, d.text())
 		}
 	}
 }
@@ -182,7 +204,7 @@ func (d *daemon) end(t *testing.T) int {
 	case <-d.exited:
 		return d.code
 	case <-time.After(patience):
-		t.Fatalf("cdc did not end:\n%s", d.text())
+		t.Fatalf("it did not end:\n%s", d.text())
 		return 0
 	}
 }
@@ -205,7 +227,7 @@ func (d *daemon) get(t *testing.T, path string) (int, string) {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
 	defer cancel()
-	req, err := http.NewRequestWithContext(ctx, http.MethodGet, d.admin+path, nil)
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, d.url+path, nil)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -17,11 +17,12 @@ import (
 	"github.com/sluicebox/sluicebox/internal/pipeline"
 	"github.com/sluicebox/sluicebox/internal/replication"
 	"github.com/sluicebox/sluicebox/internal/sink"
+	"github.com/sluicebox/sluicebox/internal/tracing"
 	"github.com/sluicebox/sluicebox/migrations"
 )
 
 // deliver opens both databases, looks whether they are as they must be, and runs the pipeline.
-func (c *runCommand) deliver(ctx context.Context, metrics *ops.Metrics, log zerolog.Logger) error {
+func (c *runCommand) deliver(ctx context.Context, metrics *ops.Metrics, traces *tracing.Tracing, log zerolog.Logger) error {
 	pool, client, err := c.open(context.WithoutCancel(ctx))
 	if err != nil {
 		return err
@@ -42,7 +43,7 @@ func (c *runCommand) deliver(ctx context.Context, metrics *ops.Metrics, log zero
 		Replication: stream, Limits: c.limits(), Holder: holder(), TakeoverAfter: c.TakeoverAfter, DrainTimeout: c.ShutdownTimeout,
 		MaxSlotWAL: int64(c.MaxSlotWAL), HaltOnPoison: c.OnPoison == "halt", PoisonShare: c.PoisonShare,
 		Retention: c.Retention,
-	}, pool, client, metrics, log).Run(ctx))
+	}, pool, client, ops.Traced(metrics, c.Slot, traces.Tracer()), log).Run(ctx))
 }
 
 // waitFor calls check until it succeeds. An [*cli.Exit] ends the waiting: nobody can mend that from outside.

@@ -21,6 +21,7 @@ import (
 	"github.com/sluicebox/sluicebox/internal/pipeline"
 	"github.com/sluicebox/sluicebox/internal/sink"
 	"github.com/sluicebox/sluicebox/internal/systemd"
+	"github.com/sluicebox/sluicebox/internal/tracing"
 )
 
 type runCommand struct {
@@ -93,8 +94,10 @@ func (c *runCommand) Run(ctx context.Context) error {
 
 	health := "http://" + listener.Addr().String()
 	stopNotifying := systemd.Notify(ctx, systemd.Health{Live: health + "/livez", State: health + "/readyz"}, log)
+	traces := tracing.Start(ctx, "sluicebox-cdc", log)
+	defer traces.Stop(ctx)
 
-	err = c.deliver(ctx, metrics, log)
+	err = c.deliver(ctx, metrics, traces, log)
 	stopNotifying()
 	stopServing()
 	return cmp.Or(err, group.Wait())

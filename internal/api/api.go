@@ -18,6 +18,7 @@ import (
 	"github.com/go-chi/chi/v5"
 	"github.com/jackc/pgx/v5/pgxpool"
 	"github.com/rs/zerolog"
+	"go.opentelemetry.io/otel/trace"
 
 	"github.com/sluicebox/sluicebox/internal/cli"
 )
@@ -28,6 +29,7 @@ type Config struct {
 	Keys        []string // bearer keys; none: anybody may use the service
 	OpenMetrics bool     // whether /metrics is served without a key
 	Log         zerolog.Logger
+	Tracer      trace.Tracer // makes a span of each request; nil: none
 }
 
 // API is the service. Make one with [New].
@@ -43,7 +45,7 @@ func New(pool *pgxpool.Pool, c Config) (*API, error) {
 	a := &API{pool: pool, environment: c.Environment, log: c.Log, router: chi.NewMux()}
 	meters := newMeters(pool)
 
-	a.router.Use(observe(c.Log, meters), recoverPanic, secureHeaders, limitTime)
+	a.router.Use(observe(c.Log, meters, c.Tracer), recoverPanic, secureHeaders, limitTime)
 	a.router.NotFound(func(w http.ResponseWriter, r *http.Request) { fail(w, r, errNoRoute) })
 	a.router.MethodNotAllowed(a.methodNotAllowed)
 

@@ -18,6 +18,7 @@ import (
 	"github.com/go-chi/chi/v5"
 	"github.com/go-chi/chi/v5/middleware"
 	"github.com/rs/zerolog"
+	"go.opentelemetry.io/otel/trace"
 )
 
 const (
@@ -44,8 +45,9 @@ func note(ctx context.Context, p *huma.ErrorModel, err error) {
 	}
 }
 
-// observe counts and logs each request, once, with the route and not the path: paths and bodies may hold personal data.
-func observe(log zerolog.Logger, meters *meters) func(http.Handler) http.Handler {
+// observe counts, logs and traces each request, once, with the route and not the path: paths and bodies may hold personal data. Without a
+// tracer nothing is traced.
+func observe(log zerolog.Logger, meters *meters, tracer trace.Tracer) func(http.Handler) http.Handler {
 	return func(next http.Handler) http.Handler {
 		return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 			start := time.Now()
@@ -56,12 +58,23 @@ func observe(log zerolog.Logger, meters *meters) func(http.Handler) http.Handler
 			meters.inFlight.Inc()
 			defer meters.inFlight.Dec()
 
-			next.ServeHTTP(wrapped, r.WithContext(context.WithValue(r.Context(), recordKey{}, rec)))
+			ctx, span := r.Context(), trace.Span(nil)
+			if tracer != nil && !isProbe(r.URL.Path) {
+				ctx, span = startSpan(r, tracer)
+			}
+			r = r.WithContext(context.WithValue(ctx, recordKey{}, rec))
+			next.ServeHTTP(wrapped, r)
 
 			route, status, took := routeOf(r), max(wrapped.Status(), http.StatusOK), time.Since(start)
 			meters.observe(r.Method, route, status, took)
+			if span != nil {
+				endSpan(span, r.Method, route, status)
+			}
 			event := log.WithLevel(level(route, status)).Str("method", methodLabel(r.Method)).Str("route", route).Int("status", status).
 				Dur("took", took).Int("bytes", wrapped.BytesWritten()).Str("request_id", id)
+			if id := traceID(r); id != "" {
+				event.Str("trace_id", id)
+			}
 			if rec.err != nil {
 				event.Err(rec.err)
 			}
@@ -73,11 +86,24 @@ func observe(log zerolog.Logger, meters *meters) func(http.Handler) http.Handler
 	}
 }
 
+// noRoute is the route of a request that no route is for.
+const noRoute = "none"
+
 func routeOf(r *http.Request) string {
 	if route := chi.RouteContext(r.Context()).RoutePattern(); route != "" {
 		return route
 	}
-	return "none"
+	return noRoute
+}
+
+// isProbe says whether a path, or a route, is what machines ask for all the time.
+func isProbe(path string) bool {
+	switch path {
+	case "/livez", "/healthz", "/readyz", "/metrics":
+		return true
+	default:
+		return false
+	}
 }
 
 // level keeps the probes of orchestrators out of the log unless they fail.
@@ -85,7 +111,7 @@ func level(route string, status int) zerolog.Level {
 	switch {
 	case status >= http.StatusInternalServerError:
 		return zerolog.ErrorLevel
-	case route == "/livez", route == "/healthz", route == "/readyz", route == "/metrics":
+	case isProbe(route):
 		return zerolog.DebugLevel
 	default:
 		return zerolog.InfoLevel

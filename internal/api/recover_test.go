@@ -21,7 +21,7 @@ func TestAPanicIsAnsweredAndItsStackGoesToTheLogOnly(t *testing.T) {
 	defer pool.Close()
 	var log bytes.Buffer
 	router := chi.NewMux()
-	router.Use(observe(zerolog.New(&log), newMeters(pool)), recoverPanic)
+	router.Use(observe(zerolog.New(&log), newMeters(pool), nil), recoverPanic)
 	router.Get("/panic", func(http.ResponseWriter, *http.Request) { panic("canary") })
 
 	w := httptest.NewRecorder()

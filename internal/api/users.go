@@ -24,7 +24,7 @@ type User struct {
 
 type createInput struct {
 	Key         string `header:"Idempotency-Key" minLength:"1" maxLength:"255" pattern:"^[!-~]+$" doc:"Any text of the client's choice, unique to this request. A request that is sent again with the same key, within 24 hours, gets the first answer and creates nothing."`
-	TraceParent string `header:"traceparent" doc:"W3C trace context; kept in the event. One that is not valid is ignored."`
+	TraceParent string `header:"traceparent" doc:"W3C trace context; the event keeps its trace. One that is not valid is ignored."`
 	RawBody     []byte `contentType:"application/json"`
 }
 
@@ -107,7 +107,7 @@ func (a *API) create(ctx context.Context, in *createInput) (*createOutput, error
 	if err != nil {
 		return nil, err
 	}
-	first, err := a.createUser(ctx, user, in.TraceParent, idempotency{key: in.Key, hash: requestHash(in.RawBody)})
+	first, err := a.createUser(ctx, user, traceContext(ctx, in.TraceParent), idempotency{key: in.Key, hash: requestHash(in.RawBody)})
 	if err != nil {
 		return nil, err
 	}

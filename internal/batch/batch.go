@@ -74,6 +74,7 @@ type Batch struct {
 	Seq      int64
 	Token    string
 	Deadline time.Time // on ClickHouse's clock; zero: the table has no deadline constraint
+	Trace    string    // id of the trace that tells of it; empty: none does
 
 	// What writing adds.
 	Ignored []string  // columns of Rows that the table in ClickHouse lacks

@@ -182,6 +182,9 @@ func (m *Metrics) Found(rows int) { m.found.Add(float64(rows)) }
 // Retry counts interruptions.
 func (m *Metrics) Retry(peer pipeline.Peer) { m.retries.WithLabelValues(string(peer)).Inc() }
 
+// Planned tells nothing that is counted.
+func (*Metrics) Planned(*batch.Batch) {}
+
 // Attempt counts an insert.
 func (m *Metrics) Attempt(outcome string, took time.Duration) {
 	m.attempts.WithLabelValues(outcome).Inc()

@@ -8,6 +8,8 @@ import (
 	"slices"
 	"time"
 
+	"github.com/rs/zerolog"
+
 	"github.com/sluicebox/sluicebox/internal/batch"
 	"github.com/sluicebox/sluicebox/internal/failpoint"
 	"github.com/sluicebox/sluicebox/internal/ledger"
@@ -41,6 +43,7 @@ func (p *Pipeline) write(ctx context.Context, b *batch.Batch, fresh bool, planne
 		return err
 	}
 	planned()
+	p.observer.Planned(b)
 	p.tellRejected(b.Rejected)
 	failpoint.Hit("after-plan")
 	w := &writing{p: p, b: b, look: !fresh, careful: !fresh, wait: newBackoff()}
@@ -68,8 +71,17 @@ func (p *Pipeline) finish(ctx context.Context, b *batch.Batch) error {
 	took := time.Since(b.Began)
 	p.observer.Settled(b, took, time.Since(marking))
 	p.log.Debug().Int64("batch", b.Seq).Int("rows", len(b.IDs)).Int("bytes", b.Bytes).Str("sealed_by", string(b.SealedBy)).
-		Stringer("end", b.End).Dur("took", took).Msg("batch settled")
+		Stringer("end", b.End).Dur("took", took).Func(traced(b)).Msg("batch settled")
 	return nil
+}
+
+// traced names the trace of a batch in the log.
+func traced(b *batch.Batch) func(*zerolog.Event) {
+	return func(e *zerolog.Event) {
+		if b.Trace != "" {
+			e.Str("trace_id", b.Trace)
+		}
+	}
 }
 
 // finishPlanned finishes the batches that earlier daemons, or earlier sessions of this one, planned and did not settle. Their
@@ -89,6 +101,7 @@ func (p *Pipeline) finishPlanned(ctx context.Context) error {
 			return err
 		}
 		w := &writing{p: p, b: &u.Batch, look: true, careful: true, wait: newBackoff()}
+		p.observer.Planned(w.b)
 		if err := w.mayLand(ctx); err != nil {
 			return err
 		}

@@ -78,6 +78,10 @@ type Observer interface {
 	// Progress tells that everything before the position delivered is settled, and when the oldest row was committed, in microseconds since
 	// 1970 by Postgres's clock, that has been received and is not settled; 0: there is none.
 	Progress(delivered uint64, oldest int64)
+	// Planned tells of a batch that is taken up, its rows in hand, before it is written: its plan is stored, just now or by an earlier daemon.
+	// The observer may name a trace in it.
+	Planned(b *batch.Batch)
+	// Attempt tells of an insert of the batch that was planned last.
 	Attempt(outcome string, took time.Duration)
 	// Found tells that rows need not be sent again: an attempt whose outcome was unknown had stored them.
 	Found(rows int)

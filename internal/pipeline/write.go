@@ -513,12 +513,15 @@ func (p *Pipeline) missing(ctx context.Context, b *batch.Batch) ([]outbox.Row, e
 	return missing, nil
 }
 
-// classOf names the outcome of a write: ok, or the class of its failure.
+// Stored is the outcome of an insert that ClickHouse has confirmed; each other one is the class of its failure.
+const Stored = "ok"
+
+// classOf names the outcome of a write.
 func classOf(err error) string {
 	var failure *batch.Failure
 	switch {
 	case err == nil:
-		return "ok"
+		return Stored
 	case errors.As(err, &failure):
 		return string(failure.Class)
 	}
