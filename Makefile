@@ -66,6 +66,7 @@ vet: ## go vet, of the release build and of the one with failpoints
 	go vet -tags failpoints $(PKGS)
 	cd campaign && go vet ./...
 	cd bench && go vet ./...
+	cd deploy/check && go vet ./...
 
 .PHONY: lint
 lint: $(GOLANGCI) ## golangci-lint, of both builds
@@ -73,6 +74,7 @@ lint: $(GOLANGCI) ## golangci-lint, of both builds
 	$(GOLANGCI) run --build-tags failpoints $(ARGS) $(PKGS)
 	cd campaign && ../$(GOLANGCI) run $(ARGS) ./...
 	cd bench && ../$(GOLANGCI) run $(ARGS) ./...
+	cd deploy/check && ../../$(GOLANGCI) run $(ARGS) ./...
 
 # In a module of its own, so that what it needs never reaches the product's. See docs/campaign.md.
 .PHONY: campaign
@@ -86,6 +88,17 @@ campaign-long: stores ## the same for an hour, 2000 faults
 .PHONY: campaign-test
 campaign-test: stores ## tests of the oracle itself
 	cd campaign && go test -timeout 20m ./...
+
+.PHONY: rules
+rules: ## the alert rules, and the tests of each (needs promtool, of Debian's package prometheus)
+	promtool check config --syntax-only deploy/prometheus/prometheus.yml
+	promtool check rules deploy/prometheus/rules/*.yml
+	promtool test rules deploy/prometheus/tests/*.yml
+
+# In a module of its own, for the libraries that it takes.
+.PHONY: deploy-test
+deploy-test: ## hold what is in deploy/ against the programs and their documents
+	cd deploy/check && go test -timeout 10m ./...
 
 # Timings are compared within one run, never with another one's. See docs/bench.md.
 .PHONY: bench
