@@ -126,7 +126,7 @@ func describeOperation(o *huma.Operation, schemas huma.Registry) docsOperation {
 			ID: o.OperationID + "-" + status, Status: status, Description: response.Description, Body: describeBody(response.Content),
 		}
 		for _, name := range slices.Sorted(maps.Keys(response.Headers)) {
-			answer.Headers = append(answer.Headers, docsField{Name: name, Description: response.Headers[name].Description})
+			answer.Headers = append(answer.Headers, describeField(name, response.Headers[name].Schema))
 		}
 		d.Answers = append(d.Answers, answer)
 	}

@@ -1,6 +1,7 @@
 package api_test
 
 import (
+	"cmp"
 	"crypto/sha256"
 	"encoding/base64"
 	"encoding/json"
@@ -39,7 +40,9 @@ func TestDocs(t *testing.T) {
 			Paths map[string]map[string]struct {
 				OperationID, Summary, Description string
 				Parameters                        []struct{ Name string }
-				Responses                         map[string]struct{ Headers map[string]any }
+				Responses                         map[string]struct {
+					Headers map[string]struct{ Schema struct{ Description string } }
+				}
 			}
 			Components struct {
 				Schemas map[string]struct {
@@ -60,8 +63,8 @@ func TestDocs(t *testing.T) {
 				for status, response := range o.Responses {
 					answer := o.OperationID + "-" + status
 					want[answer] = append(want[answer], status)
-					for name := range response.Headers {
-						want[answer] = append(want[answer], name)
+					for name, header := range response.Headers {
+						want[answer] = append(want[answer], name, cmp.Or(header.Schema.Description, "no description"))
 					}
 				}
 			}
