@@ -1,6 +1,7 @@
 package check
 
 import (
+	"context"
 	"fmt"
 	"os"
 	"os/exec"
@@ -12,38 +13,43 @@ import (
 	"testing"
 )
 
-// programs builds both programs, once, and gives the folder they are in.
+// programs is where both programs are, once a test has needed one.
 //
-//nolint:gochecknoglobals // built once a test binary
-var programs = sync.OnceValues(func() (string, error) {
-	dir, err := os.MkdirTemp("", "deploy")
-	if err != nil {
-		return "", err
-	}
-	build := exec.Command("go", "build", "-o", dir, "./cmd/cdc", "./cmd/api")
-	build.Dir = "../.."
-	if out, err := build.CombinedOutput(); err != nil {
-		return "", fmt.Errorf("build the programs: %w: %s", err, out)
-	}
-	return dir, nil
-})
+//nolint:gochecknoglobals // built once a test binary, and removed at its end
+var programs struct {
+	once sync.Once
+	dir  string
+	err  error
+}
 
 func TestMain(m *testing.M) {
 	code := m.Run()
-	if dir, err := programs(); err == nil {
-		_ = os.RemoveAll(dir) // of the system's temporary folder
+	if err := os.RemoveAll(programs.dir); err != nil {
+		fmt.Fprintln(os.Stderr, err)
 	}
 	os.Exit(code) //nolint:forbidigo // the main of a test binary
+}
+
+func buildPrograms() (dir string, err error) {
+	if dir, err = os.MkdirTemp("", "deploy"); err != nil {
+		return "", err
+	}
+	build := exec.CommandContext(context.Background(), "go", "build", "-o", dir, "./cmd/cdc", "./cmd/api")
+	build.Dir = "../.."
+	if out, err := build.CombinedOutput(); err != nil {
+		return dir, fmt.Errorf("build the programs: %w: %s", err, out)
+	}
+	return dir, nil
 }
 
 // program is the path of a built program.
 func program(t *testing.T, name string) string {
 	t.Helper()
-	dir, err := programs()
-	if err != nil {
-		t.Fatal(err)
+	programs.once.Do(func() { programs.dir, programs.err = buildPrograms() })
+	if programs.err != nil {
+		t.Fatal(programs.err)
 	}
-	return filepath.Join(dir, name)
+	return filepath.Join(programs.dir, name)
 }
 
 // checkSettings fails unless a command line is one of a program, and each variable a setting of it, or one of Go's runtime.
