@@ -100,7 +100,7 @@ func locked(ctx context.Context, url string, do func(*sql.DB) ([]Applied, error)
 	if err != nil {
 		return nil, fmt.Errorf("parse the Postgres URL: %w", err)
 	}
-	db := stdlib.OpenDB(*config)
+	db := stdlib.OpenDB(*config, stdlib.OptionAfterConnect(beside))
 	defer func() { _ = db.Close() }()
 
 	conn, err := db.Conn(ctx)
@@ -115,6 +115,13 @@ func locked(ctx context.Context, url string, do func(*sql.DB) ([]Applied, error)
 		return nil, fmt.Errorf("create schema sluicebox: %w", err)
 	}
 	return do(db)
+}
+
+// beside keeps tables that are to be visible to all out of the schema of the ledger, which a role named sluicebox, as the daemon's may be,
+// has first on its search path.
+func beside(ctx context.Context, conn *pgx.Conn) error {
+	_, err := conn.Exec(ctx, `SELECT set_config('search_path', 'public', false) WHERE current_schema() = 'sluicebox'`)
+	return err
 }
 
 func up(ctx context.Context, db *sql.DB, dialect goose.Dialect, folder, versions string) ([]Applied, error) {
