@@ -50,14 +50,14 @@ type surveyed struct {
 	up      bool
 	parts   int64
 	window  int64
-	inserts recent
+	inserts sliding
 }
 
 // remember is told for how long inserts count.
 func (s *surveyed) remember(deadline time.Duration) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.inserts = newRecent(deadline, time.Now())
+	s.inserts = newSliding(deadline, time.Now())
 }
 
 // insert notes that one was sent.
