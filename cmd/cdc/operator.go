@@ -7,11 +7,8 @@ import (
 	"fmt"
 	"io"
 	"os"
-	"strings"
 	"time"
-	"unicode"
 
-	"github.com/dustin/go-humanize"
 	"github.com/jackc/pgx/v5/pgxpool"
 	"golang.org/x/term"
 
@@ -93,55 +90,4 @@ func paint(w io.Writer, colour int, text string) string {
 		return text
 	}
 	return fmt.Sprintf("\x1b[%dm%s\x1b[0m", colour, text)
-}
-
-// span writes a duration as coarsely as people say it: 0.4 s, 45 s, 3 min, 2 h 5 min, 3 d 4 h.
-func span(d time.Duration) string {
-	d = max(d, 0)
-	switch {
-	case d < 10*time.Second:
-		return fmt.Sprintf("%.1f s", d.Seconds())
-	case d < 2*time.Minute:
-		return fmt.Sprintf("%d s", d/time.Second)
-	case d < 2*time.Hour:
-		return fmt.Sprintf("%d min", d/time.Minute)
-	case d < 48*time.Hour:
-		return fmt.Sprintf("%d h %d min", d/time.Hour, d%time.Hour/time.Minute)
-	default:
-		return fmt.Sprintf("%d d %d h", d/(24*time.Hour), d%(24*time.Hour)/time.Hour)
-	}
-}
-
-// size writes a number of bytes with a unit, as 1.2 MB, which is 1.2·1000².
-func size(bytes int64) string {
-	if bytes < 0 {
-		return "-" + humanize.Bytes(uint64(-bytes))
-	}
-	return humanize.Bytes(uint64(bytes))
-}
-
-// rowCount writes a number of rows: 1 row, 12,345 rows.
-func rowCount(n int64) string {
-	if n == 1 {
-		return "1 row"
-	}
-	return humanize.Comma(n) + " rows"
-}
-
-// stamp writes a time in UTC. Logs are in UTC too.
-func stamp(t time.Time) string { return t.UTC().Format(time.DateTime) }
-
-// oneLine makes text that others wrote fit into a line of a table, of at most limit characters (0: any number). Control
-// characters could do anything to a terminal.
-func oneLine(text string, limit int) string {
-	clean := []rune(strings.Map(func(r rune) rune {
-		if unicode.IsControl(r) {
-			return ' '
-		}
-		return r
-	}, text))
-	if limit > 0 && len(clean) > limit {
-		return string(clean[:limit-1]) + "…"
-	}
-	return string(clean)
 }

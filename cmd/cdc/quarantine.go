@@ -9,6 +9,7 @@ import (
 	"os"
 	"text/tabwriter"
 
+	"github.com/sluicebox/sluicebox/internal/cli"
 	"github.com/sluicebox/sluicebox/internal/ledger"
 )
 
@@ -86,7 +87,7 @@ func (c *quarantineList) print(out *os.File, listed []ledger.Quarantined, total 
 		for i := range listed {
 			q := &listed[i]
 			_, _ = fmt.Fprintf(table, "%d\t%s\t%s\t%s\t%s\n",
-				q.ID, eventType(q), stamp(q.CreatedAt), q.State(), oneLine(q.Reason, limit))
+				q.ID, eventType(q), cli.Stamp(q.CreatedAt), q.State(), cli.OneLine(q.Reason, limit))
 		}
 		if err := table.Flush(); err != nil {
 			return fmt.Errorf("print the list: %w", err)
@@ -96,7 +97,7 @@ func (c *quarantineList) print(out *os.File, listed []ledger.Quarantined, total 
 	if total > int64(len(listed)) {
 		more = fmt.Sprintf("; the newest %d are listed, --limit lists more", len(listed))
 	}
-	if _, err := fmt.Fprintf(out, "%s in quarantine%s\n", rowCount(total), more); err != nil {
+	if _, err := fmt.Fprintf(out, "%s in quarantine%s\n", cli.Rows(total), more); err != nil {
 		return fmt.Errorf("print the list: %w", err)
 	}
 	return nil
@@ -106,7 +107,7 @@ func eventType(q *ledger.Quarantined) string {
 	if q.EventType == "" {
 		return "(outbox row is gone)"
 	}
-	return oneLine(q.EventType, 40)
+	return cli.OneLine(q.EventType, 40)
 }
 
 type quarantineShow struct {
@@ -156,13 +157,13 @@ func printQuarantined(out io.Writer, q *ledger.Quarantined, first bool) error {
 	line := func(name, value string) { _, _ = fmt.Fprintf(table, "%s\t%s\n", name, value) } // to memory
 	line("id", fmt.Sprint(q.ID))
 	line("state", q.State())
-	line("reason", oneLine(q.Reason, 0))
-	line("in quarantine since", stamp(q.CreatedAt)+" UTC")
+	line("reason", cli.OneLine(q.Reason, 0))
+	line("in quarantine since", cli.Stamp(q.CreatedAt)+" UTC")
 	if q.RequestedAt != nil {
-		line("retry requested", stamp(*q.RequestedAt)+" UTC")
+		line("retry requested", cli.Stamp(*q.RequestedAt)+" UTC")
 	}
 	if q.DroppedAt != nil {
-		line("dropped", stamp(*q.DroppedAt)+" UTC")
+		line("dropped", cli.Stamp(*q.DroppedAt)+" UTC")
 	}
 	line("position", fmt.Sprintf("%s, row %d of its transaction", q.LSN, q.Ordinal))
 	if e := q.Event; e == nil {
@@ -194,5 +195,5 @@ func optional[T any](value *T) string {
 	if value == nil {
 		return "null"
 	}
-	return oneLine(fmt.Sprint(*value), 0)
+	return cli.OneLine(fmt.Sprint(*value), 0)
 }

@@ -78,7 +78,7 @@ func (c *quarantineRetry) Run(ctx context.Context) error {
 			return err
 		}
 		if c.Wait == 0 {
-			fmt.Printf("requested: %s\n", rowCount(int64(len(ids))))
+			fmt.Printf("requested: %s\n", cli.Rows(int64(len(ids))))
 			return nil
 		}
 		became, err := c.await(ctx, l, ids)
@@ -139,7 +139,7 @@ func tellRetried(out io.Writer, became []ledger.Redelivery, leads bool) error {
 		case r.Pending:
 			what = "still waiting: no daemon leads; the request stays until one does"
 		case r.Refused != "":
-			what = "refused again: " + oneLine(r.Refused, 0)
+			what = "refused again: " + cli.OneLine(r.Refused, 0)
 		default:
 			delivered++
 		}
@@ -149,7 +149,7 @@ func tellRetried(out io.Writer, became []ledger.Redelivery, leads bool) error {
 		return fmt.Errorf("print what became of the rows: %w", err)
 	}
 	if delivered < len(became) {
-		return fmt.Errorf("%d of %s delivered", delivered, rowCount(int64(len(became))))
+		return fmt.Errorf("%d of %s delivered", delivered, cli.Rows(int64(len(became))))
 	}
 	return nil
 }
@@ -199,7 +199,7 @@ func (c *quarantineDrop) Run(ctx context.Context) error {
 		if err := l.Drop(ctx, ids); err != nil {
 			return err
 		}
-		fmt.Printf("dropped: %s\n", rowCount(int64(len(ids))))
+		fmt.Printf("dropped: %s\n", cli.Rows(int64(len(ids))))
 		return nil
 	})
 }
@@ -215,7 +215,7 @@ func (c *quarantineDrop) confirm(ctx context.Context, l *ledger.Ledger, ids []in
 	if _, err := l.Quarantined(ctx, ids); err != nil {
 		return err
 	}
-	fmt.Fprintf(os.Stderr, "%s will not be delivered to ClickHouse. Give up for good? [y/N] ", rowCount(int64(len(ids))))
+	fmt.Fprintf(os.Stderr, "%s will not be delivered to ClickHouse. Give up for good? [y/N] ", cli.Rows(int64(len(ids))))
 	answer, err := readLine(ctx, os.Stdin)
 	if err != nil {
 		return err

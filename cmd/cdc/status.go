@@ -7,11 +7,12 @@ import (
 	"os"
 	"strings"
 	"text/tabwriter"
-	"time"
 
 	"github.com/dustin/go-humanize"
 
+	"github.com/sluicebox/sluicebox/internal/cli"
 	"github.com/sluicebox/sluicebox/internal/ledger"
+	"github.com/sluicebox/sluicebox/internal/ops"
 )
 
 type statusCommand struct {
@@ -37,7 +38,7 @@ func (c *statusCommand) Run(ctx context.Context) error {
 		if err != nil {
 			return err
 		}
-		colour, summary := summarize(s)
+		level, summary := ops.Summarize(s)
 		if c.JSON {
 			return printJSON(os.Stdout, struct {
 				Summary string `json:"summary"`
@@ -48,86 +49,24 @@ func (c *statusCommand) Run(ctx context.Context) error {
 		if err != nil {
 			return err
 		}
-		if _, err := fmt.Printf("%s\n\n%s", paint(os.Stdout, colour, summary), text); err != nil {
+		if _, err := fmt.Printf("%s\n\n%s", paint(os.Stdout, colourOf(level), summary), text); err != nil {
 			return fmt.Errorf("print the status: %w", err)
 		}
 		return nil
 	})
 }
 
-const (
-	// silentAfter is the age of a lease from which on its holder is said to be silent. It is renewed at least once a second.
-	silentAfter = 10 * time.Second
-	// stuckAfter is the age of a planned batch from which on something is in its way. Writing and settling one takes seconds.
-	stuckAfter = 30 * time.Second
-)
-
-// summarize says in one sentence how things are, and gives it the colour of how bad that is.
-func summarize(s *ledger.Status) (colour int, summary string) {
-	since := func(t time.Time) string { return span(s.ReadAt.Sub(t)) }
-	slot, planned := s.ReplicationSlot, s.Planned.OldestAt
-	switch {
-	case s.InRecovery:
-		return red, "this server is a standby; who leads and what the slot keeps is known to the primary only"
-	case !s.Known && len(s.Others) > 0:
-		return red, "no daemon has ever led " + s.Slot + "; the ledger knows " + strings.Join(s.Others, ", ") + " (CDC_SLOT)"
-	case s.Leader.HeartbeatAt == nil:
-		return yellow, "no daemon has ever led " + s.Slot + "; cdc run starts one"
-	case !s.Leader.Leads:
-		return red, "no daemon leads since " + since(*s.Leader.HeartbeatAt) + behind(s)
-	case s.ReadAt.Sub(*s.Leader.HeartbeatAt) > silentAfter:
-		return red, "the daemon that leads is silent since " + since(*s.Leader.HeartbeatAt) + behind(s)
-	case planned != nil && s.ReadAt.Sub(*planned) > stuckAfter:
-		return red, "stuck: a batch that was planned " + since(*planned) + " ago is not delivered; is ClickHouse up? the daemon's log says why" +
-			behind(s)
-	case s.Phase != ledger.PhaseStream:
-		return yellow, backfilling(s)
-	case slot == nil:
-		return red, "the slot is missing; the daemon creates it anew and reads the rows from the table"
-	case slot.WALStatus == "lost" || slot.InvalidationReason != "":
-		return red, "the slot is lost (" + lostBecause(slot) + "); the daemon creates it anew and reads the rows from the table"
-	case s.LagBytes != nil && *s.LagBytes < 0:
-		return red, "the WAL of the server ends " + size(-*s.LagBytes) +
-			" before the settled position; was Postgres restored from a backup?"
-	case !slot.Active:
-		return yellow, "a daemon leads, but does not read the slot; its log says why" + behind(s)
-	case s.Held > 0:
-		return yellow, "streaming" + behind(s) + lastBatch(s) + "; " + rowCount(s.Held) + " in quarantine"
+func colourOf(level ops.Level) int {
+	switch level {
+	case ops.Trouble:
+		return red
+	case ops.Notice:
+		return yellow
+	case ops.Fine:
+		return green
 	default:
-		return green, "streaming" + behind(s) + lastBatch(s)
+		return red
 	}
-}
-
-func backfilling(s *ledger.Status) string {
-	text := "backfill"
-	if len(s.Incidents) > 0 && s.Incidents[0].EndedAt == nil {
-		text += " (" + oneLine(s.Incidents[0].Kind, 0) + ") for " + span(s.ReadAt.Sub(s.Incidents[0].BeganAt))
-	}
-	if s.Unprocessed.Problem == "" {
-		text += ": " + unprocessed(s) + " to deliver"
-	}
-	return text + lastBatch(s)
-}
-
-func behind(s *ledger.Status) string {
-	if s.LagBytes == nil {
-		return ""
-	}
-	return "; " + size(*s.LagBytes) + " behind"
-}
-
-func lastBatch(s *ledger.Status) string {
-	if s.LastBatch == nil {
-		return "; no batch yet"
-	}
-	return "; last batch " + span(s.ReadAt.Sub(s.LastBatch.SettledAt)) + " ago"
-}
-
-func lostBecause(slot *ledger.ReplicationSlot) string {
-	if slot.InvalidationReason != "" {
-		return slot.InvalidationReason
-	}
-	return "wal_status lost"
 }
 
 // statusTable is all that the first line leaves out.
@@ -137,24 +76,24 @@ func statusTable(s *ledger.Status) (string, error) {
 	line := func(name, format string, args ...any) {
 		_, _ = fmt.Fprintf(table, name+"\t"+format+"\n", args...) // to memory
 	}
-	line("stream", "%s, read at %s UTC", s.Slot, stamp(s.ReadAt))
+	line("stream", "%s, read at %s UTC", s.Slot, cli.Stamp(s.ReadAt))
 	line("daemon", "%s", leaderText(s))
 	line("phase", "%s", s.Phase)
 	line("settled", "%s, row %d of its transaction", s.SettledLSN, s.SettledOrdinal)
 	line("acknowledged", "%s", s.AckedLSN)
-	line("server", "%s%s", s.ServerLSN, strings.Replace(behind(s), "; ", ", delivery is ", 1))
+	line("server", "%s%s", s.ServerLSN, strings.Replace(ops.Behind(s), "; ", ", delivery is ", 1))
 	line("slot", "%s", slotText(s.ReplicationSlot))
 	line("planned", "%s", plannedText(s))
 	if b := s.LastBatch; b != nil {
-		line("last batch", "number %d, %s, %s ago", b.Seq, rowCount(b.Rows), span(s.ReadAt.Sub(b.SettledAt)))
+		line("last batch", "number %d, %s, %s ago", b.Seq, cli.Rows(b.Rows), cli.Span(s.ReadAt.Sub(b.SettledAt)))
 	} else {
 		line("last batch", "none yet")
 	}
-	line("unprocessed", "%s", unprocessed(s))
-	line("quarantine", "%s held, %s dropped", rowCount(s.Held), humanize.Comma(s.Dropped))
+	line("unprocessed", "%s", ops.Unprocessed(s))
+	line("quarantine", "%s held, %s dropped", cli.Rows(s.Held), humanize.Comma(s.Dropped))
 	redelivery := "no requests"
 	if s.OldestRequest != nil {
-		redelivery = fmt.Sprintf("%s requested, the oldest %s ago", rowCount(s.Redeliveries), span(s.ReadAt.Sub(*s.OldestRequest)))
+		redelivery = fmt.Sprintf("%s requested, the oldest %s ago", cli.Rows(s.Redeliveries), cli.Span(s.ReadAt.Sub(*s.OldestRequest)))
 	}
 	line("redelivery", "%s", redelivery)
 	if len(s.Incidents) == 0 {
@@ -171,18 +110,18 @@ func statusTable(s *ledger.Status) (string, error) {
 	_, _ = fmt.Fprintln(table, "INCIDENT\tBEGAN (UTC)\tTOOK\tROWS\tGAP\tWHY")
 	for i := range s.Incidents {
 		n := &s.Incidents[i]
-		took, found, gap := "open for "+span(s.ReadAt.Sub(n.BeganAt)), "-", "from "+n.FromLSN
+		took, found, gap := "open for "+cli.Span(s.ReadAt.Sub(n.BeganAt)), "-", "from "+n.FromLSN
 		if n.EndedAt != nil {
-			took = span(n.EndedAt.Sub(n.BeganAt))
+			took = cli.Span(n.EndedAt.Sub(n.BeganAt))
 		}
 		if n.Rows != nil {
 			found = humanize.Comma(*n.Rows)
 		}
 		if n.ToLSN != nil && n.GapBytes != nil {
-			gap = fmt.Sprintf("%s (%s to %s)", size(*n.GapBytes), n.FromLSN, *n.ToLSN)
+			gap = fmt.Sprintf("%s (%s to %s)", cli.Size(*n.GapBytes), n.FromLSN, *n.ToLSN)
 		}
 		_, _ = fmt.Fprintf(table, "%s\t%s\t%s\t%s\t%s\t%s\n",
-			oneLine(n.Kind, 0), stamp(n.BeganAt), took, found, gap, oneLine(n.Reason, 0))
+			cli.OneLine(n.Kind, 0), cli.Stamp(n.BeganAt), took, found, gap, cli.OneLine(n.Reason, 0))
 	}
 	if err := table.Flush(); err != nil {
 		return "", err
@@ -194,7 +133,7 @@ func leaderText(s *ledger.Status) string {
 	if s.Leader.HeartbeatAt == nil {
 		return "none has led yet"
 	}
-	holder, heard := oneLine(s.Leader.Holder, 0), ", heard "+span(s.ReadAt.Sub(*s.Leader.HeartbeatAt))+" ago"
+	holder, heard := cli.OneLine(s.Leader.Holder, 0), ", heard "+cli.Span(s.ReadAt.Sub(*s.Leader.HeartbeatAt))+" ago"
 	switch {
 	case s.Leader.Leads:
 		return holder + " leads" + heard
@@ -213,12 +152,12 @@ func slotText(slot *ledger.ReplicationSlot) string {
 	if slot.Active {
 		text = "read"
 	}
-	text += ", confirmed " + slot.ConfirmedFlushLSN + ", keeps " + size(slot.RetainedBytes) + " of WAL, wal_status " + slot.WALStatus
+	text += ", confirmed " + slot.ConfirmedFlushLSN + ", keeps " + cli.Size(slot.RetainedBytes) + " of WAL, wal_status " + slot.WALStatus
 	if slot.InvalidationReason != "" {
 		text += ", invalidated by " + slot.InvalidationReason
 	}
 	if slot.SafeWALBytes != nil {
-		text += ", may be lost after " + size(*slot.SafeWALBytes) + " more"
+		text += ", may be lost after " + cli.Size(*slot.SafeWALBytes) + " more"
 	}
 	return text
 }
@@ -231,20 +170,5 @@ func plannedText(s *ledger.Status) string {
 	if s.Planned.Batches > 1 {
 		batches = humanize.Comma(s.Planned.Batches) + " batches"
 	}
-	return batches + " of " + rowCount(s.Planned.Rows) + " on the way, the oldest planned " + span(s.ReadAt.Sub(*s.Planned.OldestAt)) + " ago"
-}
-
-// unprocessed says how many rows are left, as exactly as is known.
-func unprocessed(s *ledger.Status) string {
-	u := s.Unprocessed
-	switch {
-	case u.Problem != "":
-		return "not known: " + oneLine(u.Problem, 0)
-	case u.Whole:
-		return rowCount(u.Rows)
-	case u.Rows == u.Newest:
-		return "at least " + rowCount(u.Rows)
-	default:
-		return rowCount(u.Rows) + " of the newest " + humanize.Comma(u.Newest)
-	}
+	return batches + " of " + cli.Rows(s.Planned.Rows) + " on the way, the oldest planned " + cli.Span(s.ReadAt.Sub(*s.Planned.OldestAt)) + " ago"
 }
