@@ -95,7 +95,24 @@ type Incident struct {
 func (l *Ledger) Status(ctx context.Context) (*Status, error) {
 	ctx, cancel := context.WithTimeout(ctx, statementTimeout)
 	defer cancel()
-	s := &Status{Slot: l.slot}
+	s, err := l.Brief(ctx)
+	if err != nil {
+		return nil, err
+	}
+	s.Unprocessed, err = l.countUnprocessed(ctx)
+	if refused, ok := errors.AsType[*pgconn.PgError](err); ok { // locked, or not there: the rest is worth showing all the same
+		s.Unprocessed.Problem = refused.Message
+	} else if err != nil {
+		return nil, fmt.Errorf("count the unprocessed rows: %w", err)
+	}
+	return s, nil
+}
+
+// Brief reads the status but for the unprocessed rows: they are too many to be counted every few seconds.
+func (l *Ledger) Brief(ctx context.Context) (*Status, error) {
+	ctx, cancel := context.WithTimeout(ctx, statementTimeout)
+	defer cancel()
+	s := &Status{Slot: l.slot, Unprocessed: Unprocessed{Problem: "not counted"}}
 	err := pgx.BeginTxFunc(ctx, l.pool, pgx.TxOptions{IsoLevel: pgx.RepeatableRead, AccessMode: pgx.ReadOnly}, func(tx pgx.Tx) error {
 		for _, read := range []func(context.Context, pgx.Tx, *Status) error{
 			l.readStream, l.readSlot, l.readBatches, l.readQuarantine, l.readIncidents,
@@ -108,12 +125,6 @@ func (l *Ledger) Status(ctx context.Context) (*Status, error) {
 	})
 	if err != nil {
 		return nil, fmt.Errorf("read the status: %w", err)
-	}
-	s.Unprocessed, err = l.countUnprocessed(ctx)
-	if refused, ok := errors.AsType[*pgconn.PgError](err); ok { // locked, or not there: the rest is worth showing all the same
-		s.Unprocessed.Problem = refused.Message
-	} else if err != nil {
-		return nil, fmt.Errorf("count the unprocessed rows: %w", err)
 	}
 	return s, nil
 }
