@@ -90,7 +90,7 @@ func (l *line) start(t *testing.T, settings ...string) *daemon {
 		"DATABASE_URL=" + l.db.PostgresURL, "CLICKHOUSE_URL=" + l.db.ClickHouseURL, "CDC_SLOT=" + l.slot, "CDC_ADMIN_ADDR=127.0.0.1:0",
 		"CDC_BATCH_MAX_DELAY=50ms",
 	}, append(l.extra, settings...)...), "run")
-	d.wait(t, "serving metrics and health")
+	d.wait(t, "serving the status page, metrics and health")
 	return d
 }
 

@@ -12,6 +12,7 @@ import (
 
 	"github.com/jackc/pgx/v5/pgconn"
 	"github.com/jackc/pgx/v5/pgxpool"
+	"github.com/rs/zerolog"
 	"golang.org/x/sync/errgroup"
 
 	"github.com/sluicebox/sluicebox/internal/batch"
@@ -39,7 +40,7 @@ type runCommand struct {
 	MaxSlotWAL     cli.Bytes     `env:"CDC_MAX_SLOT_WAL" name:"max-slot-wal" default:"0" help:"WAL that may wait for this daemon, while ClickHouse is down for long, before the slot is dropped to keep Postgres's disk. Its events are read from the table later. 0: no limit."`
 	Retention      time.Duration `env:"CDC_RETENTION" default:"0" help:"Age from which settled rows are removed from the outbox, at least 1m: 720h for 30 days. 0: never. Needs DELETE on the outbox."`
 
-	AdminAddr       cli.Addr      `env:"CDC_ADMIN_ADDR" default:"127.0.0.1:8081" help:"Metrics and health."`
+	AdminAddr       cli.Addr      `env:"CDC_ADMIN_ADDR" default:"127.0.0.1:8081" help:"Status page, metrics and health. The page may retry rows in quarantine only if this is an address of this machine alone, as 127.0.0.1: it asks for no password."`
 	TakeoverAfter   time.Duration `env:"CDC_TAKEOVER_AFTER" default:"30s" min:"3s" max:"1h" help:"Silence of a leading daemon after which a standby takes over, even if its connections are still open. One that is killed is replaced at once."`
 	ShutdownTimeout time.Duration `env:"CDC_SHUTDOWN_TIMEOUT" default:"25s" min:"1s" max:"1h" help:"How long a stop may take to deliver what was received."`
 }
@@ -83,14 +84,23 @@ func (c *runCommand) Run(ctx context.Context) error {
 	if err != nil {
 		return &cli.Exit{Code: cli.CodePreflight, Err: fmt.Errorf("listen on the admin address: %w", err), Hint: "set CDC_ADMIN_ADDR to a free address"}
 	}
-	log.Info().Stringer("addr", listener.Addr()).Msg("serving metrics and health")
+	log.Info().Stringer("addr", listener.Addr()).Str("page", "http://"+listener.Addr().String()+"/").Msg("serving the status page, metrics and health")
 	metrics := ops.NewMetrics(build)
+	page, closePage, err := c.page(ctx, metrics, listener, log)
+	if err != nil {
+		return errors.Join(err, listener.Close())
+	}
+	defer closePage()
 
 	// The admin server outlives the pipeline: health and metrics tell the truth while it drains.
 	serving, stopServing := context.WithCancel(context.WithoutCancel(ctx))
 	defer stopServing()
 	var group errgroup.Group
-	group.Go(func() error { return ops.Serve(serving, listener, metrics.Handler()) })
+	group.Go(func() error { return ops.Serve(serving, listener, page.Handler()) })
+	group.Go(func() error {
+		metrics.Record(serving)
+		return nil
+	})
 
 	health := "http://" + listener.Addr().String()
 	stopNotifying := systemd.Notify(ctx, systemd.Health{Live: health + "/livez", State: health + "/readyz"}, log)
@@ -101,6 +111,27 @@ func (c *runCommand) Run(ctx context.Context) error {
 	stopNotifying()
 	stopServing()
 	return cmp.Or(err, group.Wait())
+}
+
+// page makes the status page. It has sessions of its own, so that nobody who looks at it takes one from delivery; they are opened when
+// somebody does, and closed when nobody has for a while.
+func (c *runCommand) page(ctx context.Context, metrics *ops.Metrics, listener net.Listener, log zerolog.Logger) (page *ops.Page, stop func(), err error) {
+	const conns, idle = 2, time.Minute // one to read the ledger, and one to request a redelivery meanwhile
+	config, err := c.config(conns)
+	if err != nil {
+		return nil, nil, err
+	}
+	config.ConnConfig.RuntimeParams["application_name"] = "sluicebox " + c.Slot + " page"
+	config.MaxConnIdleTime = idle
+	pool, err := pgxpool.NewWithConfig(context.WithoutCancel(ctx), config)
+	if err != nil {
+		return nil, nil, fmt.Errorf("open Postgres: %w", err)
+	}
+	schema, table := c.outbox()
+	addr, isTCP := listener.Addr().(*net.TCPAddr)
+	return ops.NewPage(metrics, ledger.New(pool, c.Slot, schema, table), ops.PageConfig{
+		Slot: c.Slot, Build: cli.ReadBuild(), Loopback: isTCP && addr.IP.IsLoopback(),
+	}, log), pool.Close, nil
 }
 
 func (c *runCommand) open(ctx context.Context) (*pgxpool.Pool, *sink.ClickHouse, error) {

@@ -52,6 +52,7 @@ func (s *settings) run(ctx context.Context) (err error) {
 	if err := d.start(ctx); err != nil {
 		return err
 	}
+	d.step("the daemon's status page: %s/", d.cdc.url)
 	result, err := d.createUsers(ctx, s.Users, s.Rate)
 	if err != nil {
 		return err
@@ -148,6 +149,7 @@ func (d *demo) invite() {
 	d.print("\nIt stays up until Ctrl-C. To try:\n\n")
 	d.print("  curl -i -X POST %s/users -H 'Content-Type: application/json' \\\n", d.api.url)
 	d.print("    -d '{\"email\": \"ada@example.com\", \"first_name\": \"Ada\", \"last_name\": \"Lovelace\"}'\n\n")
+	d.print("  Status page %s/\n", d.cdc.url)
 	d.print("  API         %s/openapi.json\n", d.api.url)
 	d.print("  Metrics     %s/metrics\n", d.cdc.url)
 	d.print("  Health      %s/readyz\n", d.cdc.url)

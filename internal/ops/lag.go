@@ -20,6 +20,7 @@ type standing struct {
 	standby   bool
 	current   time.Time              // everything that was committed before is settled; at first only the time since when we look
 	confirmed bool                   // current is a mark of this session
+	proved    bool                   // current is a mark at all
 	marks     []mark                 // not passed yet, oldest first
 	space     time.Duration          // between two of them, at least; the newest one may be nearer
 	delivered uint64                 // everything before it is settled; 0: not known in this session
@@ -57,7 +58,7 @@ func (s *standing) stand(by bool) {
 	defer s.mu.Unlock()
 	s.standby = by
 	if by {
-		s.current, s.oldest = time.Now(), 0
+		s.current, s.oldest, s.proved = time.Now(), 0, false
 	}
 }
 
@@ -103,20 +104,11 @@ func (s *standing) mark(newest mark) {
 func (s *standing) pass() {
 	for len(s.marks) > 0 && s.marks[0].end <= s.delivered {
 		s.current, s.marks, s.confirmed = s.marks[0].at, s.marks[1:], true
+		s.proved = true
 	}
 	if len(s.marks) == 0 {
 		s.space = 0
 	}
-}
-
-// lag is how late delivery is. The caller holds the lock.
-func (s *standing) lag(now time.Time) time.Duration {
-	s.pass()
-	age := now.Sub(s.current)
-	if s.oldest == 0 && s.confirmed && age < fresh {
-		return 0
-	}
-	return age
 }
 
 // onPostgres is what Postgres's clock shows at a moment of ours.
@@ -126,9 +118,9 @@ func (s *standing) onPostgres(t time.Time) time.Time {
 	return t.Add(s.ahead)
 }
 
-// since is the time from a commit to a moment of Postgres's clock, in seconds.
-func since(committed int64, t time.Time) float64 {
-	return max(0, t.Sub(time.UnixMicro(committed)).Seconds())
+// since is the time from a commit to a moment of Postgres's clock.
+func since(committed int64, t time.Time) time.Duration {
+	return max(0, t.Sub(time.UnixMicro(committed)))
 }
 
 //nolint:gochecknoglobals // constants of a type that can't be constant
@@ -163,38 +155,65 @@ func (s *standing) Collect(metrics chan<- prometheus.Metric) {
 	}
 }
 
-// known leaves out what is not known: a number would be a lie.
-func (s *standing) known() (known []prometheus.Metric) {
+// reading is what is known of the standing at one moment.
+type reading struct {
+	standby bool // then nothing else is known
+	lag     time.Duration
+	proved  bool                   // everything that was committed before the lag is delivered; else that is only the time since when we look
+	oldest  time.Duration          // since the commit of the oldest event in hand; 0: none is
+	bytes   int64                  // of WAL that is not delivered
+	growth  float64                // of the WAL, in bytes a second; 0: not known
+	slot    *replication.SlotState // nil: not looked at in this session, or missing; then bytes is not known either
+}
+
+func (s *standing) read() reading {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.standby {
+		return reading{standby: true}
+	}
+	now := time.Now()
+	s.pass()
+	r := reading{lag: now.Sub(s.current), proved: s.proved}
+	if s.oldest == 0 && s.confirmed && r.lag < fresh {
+		r.lag = 0
+	}
+	if s.oldest != 0 {
+		r.oldest = since(s.oldest, now.Add(s.ahead))
+	}
+	if s.slot == nil || !s.slot.Exists {
+		return r
+	}
+	r.slot, r.growth = s.slot, s.growth.rate()
+	r.bytes = max(0, int64(s.slot.WALEnd-max(s.delivered, s.slot.ConfirmedFlush))) // less than nothing, if more has come since the look
+	return r
+}
+
+// known leaves out what is not known: a number would be a lie.
+func (s *standing) known() (known []prometheus.Metric) {
+	r := s.read()
+	if r.standby {
 		return nil
 	}
 	gauge := func(desc *prometheus.Desc, value float64, labels ...string) {
 		known = append(known, prometheus.MustNewConstMetric(desc, prometheus.GaugeValue, value, labels...))
 	}
-	now := time.Now()
-	gauge(lagSeconds, s.lag(now).Seconds())
-	oldest := 0.0
-	if s.oldest != 0 {
-		oldest = since(s.oldest, now.Add(s.ahead))
-	}
-	gauge(oldestSeconds, oldest)
-	if s.slot == nil || !s.slot.Exists {
+	gauge(lagSeconds, r.lag.Seconds())
+	gauge(oldestSeconds, r.oldest.Seconds())
+	if r.slot == nil {
 		return known
 	}
-	behind := int64(s.slot.WALEnd - max(s.delivered, s.slot.ConfirmedFlush)) // less than nothing, if more has come since the look
-	gauge(lagBytes, float64(max(0, behind)))
-	gauge(slotRetained, float64(s.slot.RetainedWAL))
-	if s.slot.SafeWAL != nil {
-		gauge(slotSafe, float64(*s.slot.SafeWAL))
-		if rate := s.growth.rate(); rate > 0 {
-			gauge(slotLost, max(0, float64(*s.slot.SafeWAL))/rate)
+	gauge(lagBytes, float64(r.bytes))
+	gauge(slotRetained, float64(r.slot.RetainedWAL))
+	if r.slot.SafeWAL != nil {
+		gauge(slotSafe, float64(*r.slot.SafeWAL))
+		if r.growth > 0 {
+			gauge(slotLost, max(0, float64(*r.slot.SafeWAL))/r.growth)
 		}
 	}
 	for _, status := range [...]string{"reserved", "extended", "unreserved", "lost"} {
 		is := 0.0
-		if status == s.slot.WALStatus {
+		if status == r.slot.WALStatus {
 			is = 1
 		}
 		gauge(slotStatus, is, status)

@@ -1,4 +1,4 @@
-// Package ops is what an operator sees of the daemon: metrics and health, served on the admin address.
+// Package ops is what an operator sees of the daemon: a status page, metrics and health, served on the admin address.
 package ops
 
 import (
@@ -45,10 +45,13 @@ type Metrics struct {
 	trimmed     prometheus.Counter
 	dropped     prometheus.Counter
 
+	recent *recent
+
 	mu     sync.Mutex
 	now    pipeline.State
 	reason string
 	began  bool // the pipeline has worked at least once
+	held   held
 }
 
 // NewMetrics makes the metrics of one daemon. Units are base units, as Prometheus asks.
@@ -107,6 +110,7 @@ func NewMetrics(build cli.Build) *Metrics {
 		standing: &standing{current: time.Now()},
 		surveyed: &surveyed{},
 		kept:     &kept{},
+		recent:   &recent{},
 		state: prometheus.NewGaugeVec(prometheus.GaugeOpts{
 			Name: "sluicebox_state", Help: "1 for what the daemon is doing now.",
 		}, []string{"state"}),
@@ -153,12 +157,14 @@ func (m *Metrics) State(state pipeline.State, reason string) {
 	m.now, m.reason = state, reason
 	m.standing.stand(state == pipeline.Standby)
 	m.began = m.began || works(state)
+	m.held.enter(state, reason)
 }
 
 // Leads notes whether this daemon leads.
 func (m *Metrics) Leads(epoch int64) {
 	m.standing.lead()
 	m.tally.leads.Store(epoch != 0)
+	m.recent.lead(epoch)
 	if epoch == 0 {
 		m.leading.Set(0)
 		return
@@ -171,16 +177,27 @@ func (m *Metrics) Leads(epoch int64) {
 func (m *Metrics) Received(rows, skipped int) {
 	m.received.Add(float64(rows))
 	m.skipped.Add(float64(skipped))
+	m.recent.receive(rows)
 }
 
 // Progress notes how far delivery is.
 func (m *Metrics) Progress(delivered uint64, oldest int64) { m.standing.progress(delivered, oldest) }
 
+// InHand notes how many rows are under way.
+func (m *Metrics) InHand(gathered, writing, settling int) {
+	m.recent.hold(inHand{gathered: gathered, writing: writing, settling: settling})
+}
+
 // Found counts events that a look-up found.
 func (m *Metrics) Found(rows int) { m.found.Add(float64(rows)) }
 
 // Retry counts interruptions.
-func (m *Metrics) Retry(peer pipeline.Peer) { m.retries.WithLabelValues(string(peer)).Inc() }
+func (m *Metrics) Retry(peer pipeline.Peer) {
+	m.retries.WithLabelValues(string(peer)).Inc()
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.held.by = peer
+}
 
 // Planned tells nothing that is counted.
 func (*Metrics) Planned(*batch.Batch) {}
@@ -204,8 +221,9 @@ func (m *Metrics) Settled(b *batch.Batch, took, settling time.Duration) {
 	m.settle.Observe(settling.Seconds())
 	stored := m.standing.onPostgres(b.Stored)
 	for _, commit := range b.Commits {
-		m.queryable.observe(since(commit.At, stored), commit.Rows)
+		m.queryable.observe(since(commit.At, stored).Seconds(), commit.Rows)
 	}
+	m.recent.settle(b, stored, took, settling)
 	m.newest.SetToCurrentTime()
 }
 

@@ -40,29 +40,19 @@ func (m *Metrics) Summarize(ctx context.Context, log zerolog.Logger) {
 			return
 		}
 		nowEvents, nowBatches, nowQuarantined, now := m.tally.events.Load(), m.tally.batches.Load(), m.tally.quarantined.Load(), time.Now()
-		lag, retained := m.standing.summary(now)
-		if m.tally.leads.Load() && (nowBatches > batches || lag > 0) {
+		standing := m.standing.read()
+		if m.tally.leads.Load() && (nowBatches > batches || standing.lag > 0) {
 			delivered := nowEvents - events
 			line := log.Info().Int64("events", delivered).Int64("batches", nowBatches-batches).
 				Float64("events_per_second", tenths(float64(delivered)/now.Sub(last).Seconds())).
-				Int64("quarantined", nowQuarantined-quarantined).Float64("lag_seconds", tenths(lag.Seconds()))
-			if retained != nil {
-				line.Int64("retained_wal_bytes", *retained)
+				Int64("quarantined", nowQuarantined-quarantined).Float64("lag_seconds", tenths(standing.lag.Seconds()))
+			if standing.slot != nil {
+				line.Int64("retained_wal_bytes", standing.slot.RetainedWAL)
 			}
 			line.Msg("delivery since the last summary")
 		}
 		events, batches, quarantined, last = nowEvents, nowBatches, nowQuarantined, now
 	}
-}
-
-// summary is how late delivery is, and how much WAL the slot keeps; nil: that is not known.
-func (s *standing) summary(now time.Time) (lag time.Duration, retained *int64) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if s.slot != nil && s.slot.Exists {
-		retained = &s.slot.RetainedWAL
-	}
-	return s.lag(now), retained
 }
 
 func tenths(x float64) float64 { return math.Round(10*x) / 10 }

@@ -46,11 +46,17 @@ func every(ctx context.Context, interval time.Duration, do func()) {
 // surveyed is what the last survey found.
 type surveyed struct {
 	mu      sync.Mutex
-	asked   bool
-	up      bool
-	parts   int64
-	window  int64
+	last    survey
 	inserts sliding
+}
+
+// survey is what one of them found.
+type survey struct {
+	asked  bool
+	up     bool
+	parts  int64
+	window int64
+	used   int64 // inserts within the deadline
 }
 
 // remember is told for how long inserts count.
@@ -70,7 +76,15 @@ func (s *surveyed) insert(now time.Time) {
 func (s *surveyed) set(parts, window int64, err error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.asked, s.up, s.parts, s.window = true, err == nil, parts, window
+	s.last = survey{asked: true, up: err == nil, parts: parts, window: window}
+}
+
+func (s *surveyed) read() survey {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	last := s.last
+	last.used = s.inserts.sum(time.Now())
+	return last
 }
 
 //nolint:gochecknoglobals // constants of a type that can't be constant
@@ -94,25 +108,23 @@ func (s *surveyed) Describe(descs chan<- *prometheus.Desc) {
 
 // Collect is for Prometheus. What is not known is left out.
 func (s *surveyed) Collect(metrics chan<- prometheus.Metric) {
-	s.mu.Lock()
-	asked, up, parts, window, inserts := s.asked, s.up, s.parts, s.window, s.inserts.sum(time.Now())
-	s.mu.Unlock()
+	last := s.read()
 	gauge := func(desc *prometheus.Desc, value float64) {
 		metrics <- prometheus.MustNewConstMetric(desc, prometheus.GaugeValue, value)
 	}
 	switch {
-	case !asked:
+	case !last.asked:
 		return
-	case !up:
+	case !last.up:
 		gauge(clickhouseUp, 0)
 		return
 	}
 	gauge(clickhouseUp, 1)
-	gauge(clickhouseParts, float64(parts))
-	if window >= 0 {
-		gauge(clickhouseWindow, float64(window))
+	gauge(clickhouseParts, float64(last.parts))
+	if last.window >= 0 {
+		gauge(clickhouseWindow, float64(last.window))
 	}
-	if window > 0 {
-		gauge(clickhouseHeadroom, 1-float64(inserts)/float64(window))
+	if last.window > 0 {
+		gauge(clickhouseHeadroom, 1-float64(last.used)/float64(last.window))
 	}
 }

@@ -229,6 +229,7 @@ func (silent) State(State, string)                                {}
 func (silent) Leads(int64)                                        {}
 func (silent) Received(int, int)                                  {}
 func (silent) Progress(uint64, int64)                             {}
+func (silent) InHand(int, int, int)                               {}
 func (silent) Planned(*batch.Batch)                               {}
 func (silent) Attempt(string, time.Duration)                      {}
 func (silent) Found(int)                                          {}

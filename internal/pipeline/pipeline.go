@@ -78,6 +78,8 @@ type Observer interface {
 	// Progress tells that everything before the position delivered is settled, and when the oldest row was committed, in microseconds since
 	// 1970 by Postgres's clock, that has been received and is not settled; 0: there is none.
 	Progress(delivered uint64, oldest int64)
+	// InHand tells how many rows of the stream are gathered for the next batch, are being planned and written, and are being marked.
+	InHand(gathered, writing, settling int)
 	// Planned tells of a batch that is taken up, its rows in hand, before it is written: its plan is stored, just now or by an earlier daemon.
 	// The observer may name a trace in it.
 	Planned(b *batch.Batch)

@@ -90,6 +90,7 @@ func (r *recorder) Columns(ignored int) {
 func (*recorder) Leads(int64)                                        {}
 func (*recorder) Received(int, int)                                  {}
 func (*recorder) Progress(uint64, int64)                             {}
+func (*recorder) InHand(int, int, int)                               {}
 func (*recorder) Planned(*batch.Batch)                               {}
 func (*recorder) Attempt(string, time.Duration)                      {}
 func (*recorder) Found(int)                                          {}

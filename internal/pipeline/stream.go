@@ -31,6 +31,7 @@ type flow struct {
 	planning bool           // it is not planned yet
 	written  []*batch.Batch // waiting to be settled; more than one only for a moment
 	settling *batch.Batch   // nil: none is
+	hand     hand           // the rows of what is under way
 	planned  chan struct{}  // the batch in writing is planned
 	wrote    chan error     // the outcome of writing
 	landed   chan error     // the outcome of settling
@@ -84,6 +85,7 @@ func (f *flow) run(ctx, work context.Context) error {
 	for {
 		f.launch(ctx, work)
 		f.p.observer.Progress(max(f.stored, f.idle), f.oldest())
+		f.p.observer.InHand(f.gathered(), f.hand.writing, f.hand.settling)
 		if stop == nil && !f.busy() { // drained
 			return f.storeIdle(work)
 		}
@@ -155,6 +157,18 @@ func (f *flow) oldest() int64 {
 	return f.builder.Oldest()
 }
 
+// hand counts rows under way, as they were when their batch was launched: the batch itself belongs to another goroutine then.
+type hand struct{ writing, settling int }
+
+// gathered counts the rows that no batch under way has.
+func (f *flow) gathered() int {
+	n := f.builder.Len()
+	for _, b := range f.ready {
+		n += len(b.IDs)
+	}
+	return n
+}
+
 // launch sends the next batches off. A batch is settled once the next one is planned, if there is one: both lock the stream's row, and
 // the plan is the shorter, so that it must not wait for the marks.
 func (f *flow) launch(ctx, work context.Context) {
@@ -169,11 +183,13 @@ func (f *flow) launch(ctx, work context.Context) {
 	case len(f.ready) > 0:
 		b := f.ready[0]
 		f.served, f.writing, f.planning, f.ready = false, b, true, f.ready[1:]
+		f.hand.writing = len(b.IDs)
 		f.flights.Go(func() { f.wrote <- f.p.write(work, b, true, func() { f.planned <- struct{}{} }) })
 	}
 	if f.settling == nil && len(f.written) > 0 && !f.planning {
 		b := f.written[0]
 		f.settling, f.written = b, f.written[1:]
+		f.hand.settling = len(b.IDs)
 		f.flights.Go(func() { f.landed <- f.p.finish(work, b) })
 	}
 }
@@ -181,7 +197,7 @@ func (f *flow) launch(ctx, work context.Context) {
 // wroteOne passes the batch that was written on.
 func (f *flow) wroteOne() {
 	b := f.writing
-	f.writing, f.planning = nil, false
+	f.writing, f.planning, f.hand.writing = nil, false, 0
 	if b.SealedBy != batch.ByRequest { // those are settled by now
 		f.written = append(f.written, b)
 	}
@@ -191,7 +207,7 @@ func (f *flow) wroteOne() {
 // land acknowledges what the batch that was settled allows.
 func (f *flow) land() {
 	b := f.settling
-	f.settling = nil
+	f.settling, f.hand.settling = nil, 0
 	if b.AckLSN > 0 { // settling has stored it
 		f.stored = max(f.stored, b.AckLSN)
 		failpoint.Hit("before-ack")
