@@ -15,7 +15,7 @@ func TestStatusPage(t *testing.T) {
 	d.wait(t, `"message":"streaming"`)
 	l.write(t, 10, 10)
 	l.allMarked(t)
-	b.do(t, chromedp.EmulateViewport(1280, 900), chromedp.Navigate(d.admin+"/"))
+	b.do(t, chromedp.EmulateViewport(1280, 900), chromedp.Navigate(d.url+"/"))
 
 	t.Run("it changes by itself while events are delivered", func(t *testing.T) {
 		b.reads(t, ".line .wide", "delivered 10")
@@ -83,7 +83,7 @@ func TestStatusPage(t *testing.T) {
 		retry(t)
 	})
 	t.Run("it works without JavaScript", func(t *testing.T) {
-		b.do(t, script(false), chromedp.Navigate(d.admin+"/"))
+		b.do(t, script(false), chromedp.Navigate(d.url+"/"))
 		b.reads(t, ".verdict", "Fine")
 		b.reads(t, "footer", "Reloads every 5 seconds.")
 		poison()
@@ -93,10 +93,10 @@ func TestStatusPage(t *testing.T) {
 	second := l.start(t)
 	t.Run("a standby says so, and who leads", func(t *testing.T) {
 		second.wait(t, "standing by")
-		b.do(t, chromedp.Navigate(second.admin+"/"))
+		b.do(t, chromedp.Navigate(second.url+"/"))
 		b.reads(t, ".verdict", "Standing by; ")
 		b.reads(t, ".verdict", " leads: streaming")
 	})
 	b.do(t, chromedp.Navigate("about:blank")) // the script ends before the daemons do
-	b.wellBehaved(t, d.admin, second.admin)
+	b.wellBehaved(t, d.url, second.url)
 }

@@ -57,7 +57,7 @@ func waitFor(ctx context.Context, metrics *ops.Metrics, log zerolog.Logger, chec
 		}
 		return struct{}{}, err
 	}, backoff.WithBackOff(wait), backoff.WithMaxElapsedTime(0), backoff.WithNotify(func(err error, _ time.Duration) {
-		metrics.State(pipeline.Paused, err.Error())
+		metrics.State(pipeline.Paused, pipeline.Reason(err, hint(err)))
 		log.Error().Err(err).Str("hint", hint(err)).Msg("waiting for Postgres")
 	}))
 	return err

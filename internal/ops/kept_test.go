@@ -12,24 +12,24 @@ import (
 	"github.com/sluicebox/sluicebox/internal/ops"
 )
 
-// books is the ledger.
-type books struct {
+// keeper is the ledger.
+type keeper struct {
 	held               int64
 	audits             []ledger.Audited
 	heldErr, auditsErr error
 }
 
-func (b books) HeldRows(context.Context) (int64, error)          { return b.held, b.heldErr }
-func (b books) Audits(context.Context) ([]ledger.Audited, error) { return b.audits, b.auditsErr }
+func (b keeper) HeldRows(context.Context) (int64, error)          { return b.held, b.heldErr }
+func (b keeper) Audits(context.Context) ([]ledger.Audited, error) { return b.audits, b.auditsErr }
 
 // surveyLedger begins to survey the ledger, in a time of the test's own. It is what the last of found says.
-func surveyLedger(t *testing.T, m *ops.Metrics, found ...books) {
+func surveyLedger(t *testing.T, m *ops.Metrics, found ...keeper) {
 	t.Helper()
 	beside(t, func(ctx context.Context) { m.SurveyLedger(ctx, &changing{found: found}) })
 }
 
 // changing is the ledger, as each survey finds it.
-type changing struct{ found []books }
+type changing struct{ found []keeper }
 
 func (c *changing) HeldRows(ctx context.Context) (int64, error) { return c.found[0].HeldRows(ctx) }
 
@@ -57,7 +57,7 @@ func TestLedgerSurvey(t *testing.T) {
 			{Scope: ledger.AuditAll, FinishedAt: at, Differences: map[string]uint64{"missing": 0, "unknown": 2}},
 			{Scope: ledger.AuditPart, FinishedAt: at, Differences: map[string]uint64{"missing": 5}},
 		}
-		surveyLedger(t, m, books{}, books{held: 3, audits: audits}, books{heldErr: errors.New("down"), audits: audits}, books{audits: audits, auditsErr: errors.New("permission denied")})
+		surveyLedger(t, m, keeper{}, keeper{held: 3, audits: audits}, keeper{heldErr: errors.New("down"), audits: audits}, keeper{audits: audits, auditsErr: errors.New("permission denied")})
 		next := func() {
 			after(30 * time.Second)
 			synctest.Wait()

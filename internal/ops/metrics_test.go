@@ -36,7 +36,7 @@ func holdTable(t *testing.T) {
 	m.Incident("slot_lost")
 	(&server{}).write(m, 60, 1, 1000)
 	survey(t, m, found{parts: 1, window: 1})
-	surveyLedger(t, m, books{held: 1, audits: []ledger.Audited{{Scope: ledger.AuditAll, Differences: map[string]uint64{"missing": 1}}}})
+	surveyLedger(t, m, keeper{held: 1, audits: []ledger.Audited{{Scope: ledger.AuditAll, Differences: map[string]uint64{"missing": 1}}}})
 	testdoc.Metrics(t, scrape(t, m), "The daemon")
 }
 

@@ -40,7 +40,8 @@ func TestDiskGuardSparesTheSlotOfAnother(t *testing.T) {
 		}
 		r.observer.mu.Lock()
 		defer r.observer.mu.Unlock()
-		return slices.Contains(r.observer.states, "paused: replication slot "+r.slot+" exists and was not created by sluicebox")
+		return slices.Contains(r.observer.states, "paused: replication slot "+r.slot+" exists and was not created by sluicebox; "+
+			"choose another CDC_SLOT, or, if nothing needs that slot, SELECT pg_drop_replication_slot('"+r.slot+"')")
 	})
 }
 

@@ -11,6 +11,14 @@ import (
 	"github.com/sluicebox/sluicebox/internal/replication"
 )
 
+// Reason says why delivery waits, and what an operator can do about it; hint may be empty.
+func Reason(err error, hint string) string {
+	if hint == "" {
+		return err.Error()
+	}
+	return err.Error() + "; " + hint
+}
+
 // Hint says what an operator can do about an error; empty: nothing but wait is known.
 func Hint(err error) string {
 	var failure *batch.Failure

@@ -326,7 +326,7 @@ func (p *Pipeline) pause(err error, message string) {
 		peer = ClickHouse
 	}
 	p.observer.Retry(peer)
-	p.observer.State(Paused, err.Error())
+	p.observer.State(Paused, Reason(err, Hint(err)))
 	p.log.Error().Err(err).Str("hint", Hint(err)).Msg(message)
 }
 
