@@ -55,6 +55,14 @@ $(STORES): internal/embedded/package-lock.json
 test: stores ## all tests, on real databases: make test ARGS='-run TestX' PKGS=./internal/sink
 	go test -timeout 20m $(ARGS) $(PKGS)
 
+# Tests that stop and kill servers, too.
+POSTGRES_15 := /usr/lib/postgresql/15/bin
+
+.PHONY: test-pg15
+test-pg15: stores ## all tests once more, on Postgres 15 (Debian's package postgresql-15)
+	@test -x $(POSTGRES_15)/initdb || { echo 'Postgres 15 is missing: apt-get install postgresql-15' >&2; exit 1; }
+	SLUICEBOX_POSTGRES_BIN=$(POSTGRES_15) TEST_STORES=embedded go test -timeout 20m $(ARGS) $(PKGS)
+
 # The detector slows the daemon and the tests' own loops by 2 to 10 times, hence the longer time-out. It needs cgo.
 .PHONY: race
 race: stores ## all tests once more, under the race detector (needs a C compiler)

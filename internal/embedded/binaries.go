@@ -1,16 +1,51 @@
 package embedded
 
 import (
+	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
 	"io/fs"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"runtime"
 	"strconv"
+	"strings"
 )
+
+// postgresVariable names a folder with the programs of another Postgres than the packaged one, for tests on other versions.
+const postgresVariable = "SLUICEBOX_POSTGRES_BIN"
+
+// programsDir returns the folder of initdb and postgres.
+func programsDir(as *account) (string, error) {
+	dir := os.Getenv(postgresVariable)
+	if dir == "" {
+		native, err := postgresDir(as)
+		return filepath.Join(native, "bin"), err
+	}
+	for _, program := range []string{"initdb", "postgres"} {
+		if !exists(filepath.Join(dir, program)) {
+			return "", fmt.Errorf("%s is %s, where there is no %s", postgresVariable, dir, program)
+		}
+	}
+	return dir, as.letIn(dir)
+}
+
+// majorVersion asks initdb.
+func majorVersion(ctx context.Context, programs string) (int, error) {
+	said, err := exec.CommandContext(ctx, filepath.Join(programs, "initdb"), "--version").Output() //nolint:gosec // ours, or chosen by who runs this
+	if err != nil {
+		return 0, fmt.Errorf("ask initdb for its version: %w", err)
+	}
+	_, version, _ := strings.Cut(string(said), "(PostgreSQL) ") // initdb (PostgreSQL) 15.18 (Debian 15.18-0+deb12u1)
+	var major int
+	if _, err := fmt.Sscanf(version, "%d", &major); err != nil {
+		return 0, fmt.Errorf("initdb says %q, which is no version: %w", said, err)
+	}
+	return major, nil
+}
 
 // postgresDir returns the folder of a Postgres that the account can run. It is the one in node_modules if that can be made fit,
 // else a copy in the temporary directory, which later starts use again: a checkout below /root is out of the account's reach.

