@@ -12,9 +12,11 @@ MODULE := github.com/sluicebox/sluicebox
 GOLANGCI_VERSION    := v2.15.0
 GOLANGCI            := .tools/golangci-lint-$(GOLANGCI_VERSION)
 GOVULNCHECK_VERSION := v1.9.0
+CYCLONEDX_VERSION   := v1.10.0
 
 ARGS ?=
 PKGS ?= ./...
+IMAGE ?= sluicebox:local
 FUZZTIME ?= 30s
 
 # Told by the repository; empty without one, as in a container build, which passes them on the command line.
@@ -153,6 +155,25 @@ ci: ## everything a change must pass, from nothing
 .PHONY: build
 build: ## static binaries: bin/api, bin/cdc
 	CGO_ENABLED=0 go build -trimpath -buildvcs=false -ldflags '$(LDFLAGS)' -o bin/ ./cmd/api ./cmd/cdc
+
+IMAGE_ARGS = --build-arg VERSION='$(VERSION)' --build-arg REVISION='$(REVISION)' --tag $(IMAGE)
+
+.PHONY: image
+image: ## the container image, compiled in a container: make image IMAGE=name:tag
+	docker build $(IMAGE_ARGS) .
+
+.PHONY: image-prebuilt
+image-prebuilt: build ## the container image, of binaries built here: nothing is fetched
+	docker build $(IMAGE_ARGS) --target prebuilt .
+
+# Of the binaries, so that it lists the modules that are in them and not those of tests.
+.PHONY: sbom
+sbom: build ## bills of materials of both binaries, in CycloneDX: dist/api.cdx.json, dist/cdc.cdx.json
+	@mkdir -p dist
+	for program in api cdc; do \
+		go run github.com/CycloneDX/cyclonedx-gomod/cmd/cyclonedx-gomod@$(CYCLONEDX_VERSION) bin -json -std $(if $(VERSION),-version '$(VERSION)') \
+			-output dist/$$program.cdx.json bin/$$program; \
+	done
 
 .PHONY: clean
 clean: ## remove what was built
