@@ -65,6 +65,10 @@ test-pg15: stores ## all tests once more, on Postgres 15 (Debian's package postg
 	@test -x $(POSTGRES_15)/initdb || { echo 'Postgres 15 is missing: apt-get install postgresql-15' >&2; exit 1; }
 	SLUICEBOX_POSTGRES_BIN=$(POSTGRES_15) TEST_STORES=embedded go test -timeout 20m $(ARGS) $(PKGS)
 
+.PHONY: test-containers
+test-containers: stores ## image and Compose file run for real, with kills, and tests on containers: make test-containers ARGS=--own
+	.ci/docker/run $(ARGS)
+
 # The detector slows the daemon and the tests' own loops by 2 to 10 times, hence the longer time-out. It needs cgo.
 .PHONY: race
 race: stores ## all tests once more, under the race detector (needs a C compiler)

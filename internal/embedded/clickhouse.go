@@ -1,6 +1,7 @@
 package embedded
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -16,7 +17,8 @@ const (
 	childVariable = "SLUICEBOX_CLICKHOUSE_CHILD"
 	// interactive is the first argument of a server that survives what its clients do to it; see openTerminal.
 	interactive = "--interactive"
-	// clickHouseUser is the user for clients, with every right. It can't be the default one, which has to be without a password.
+	// clickHouseUser is the user for clients, unless the options name another. It can't be the default one, which has to be without a
+	// password.
 	clickHouseUser = "sluicebox"
 	// clickHouseStop bounds an orderly end before the server is killed. That end takes less than 0.1 s, but 5 s while a client is
 	// connected, as an idle pool is. Nothing is lost by killing it: what it has acknowledged survives that.
@@ -33,13 +35,17 @@ type ClickHouseOptions struct {
 	Dir string
 	// TCPPort (native protocol) and HTTPPort are on loopback. 0: free ones, kept across restarts.
 	TCPPort, HTTPPort int
-	// Password is that of the user sluicebox. Empty: a generated one.
+	// User is the user for clients, with every right; not default. Empty: sluicebox.
+	User string
+	// Password is that of the user for clients. Empty: a generated one.
 	Password string
+	// Anywhere lets clients of other machines in: for a container, whose network decides who they are.
+	Anywhere bool
 	// MaxMemory limits the server, in bytes. 0: ClickHouse's own limit, 90 % of the machine.
 	MaxMemory int64
-	// Settings are those of the user sluicebox's profile, which hold for queries that do not set them.
+	// Settings are those of the profile of the user for clients, which hold for queries that do not set them.
 	Settings map[string]string
-	// Users are more users, each with the password of sluicebox and the rights that the GRANT statements give.
+	// Users are more users, each with the password of the user for clients and the rights that the GRANT statements give.
 	Users map[string][]string
 	// NonInteractive runs the server so that it aborts when a client misbehaves, by a wrong password for example: a source of
 	// abrupt ends for fault tests.
@@ -89,6 +95,7 @@ func StartClickHouse(ctx context.Context, options ClickHouseOptions) (_ *ClickHo
 	if _, err := os.Stat(c.library); err != nil {
 		return nil, fmt.Errorf("find ClickHouse: %w: %s", err, fetch)
 	}
+	c.options.User = cmp.Or(c.options.User, clickHouseUser)
 	if c.password == "" {
 		c.password = newPassword()
 	}
@@ -145,7 +152,7 @@ func (c *ClickHouse) URL(database string) string { return c.url("clickhouse", c.
 func (c *ClickHouse) HTTPURL(database string) string { return c.url("http", c.httpPort, database) }
 
 func (c *ClickHouse) url(scheme string, port int, database string) string {
-	u := url.URL{Scheme: scheme, User: url.UserPassword(clickHouseUser, c.password), Host: address(port), Path: "/" + database}
+	u := url.URL{Scheme: scheme, User: url.UserPassword(c.options.User, c.password), Host: address(port), Path: "/" + database}
 	return u.String()
 }
 

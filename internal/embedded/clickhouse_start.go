@@ -37,13 +37,13 @@ const configuration = `<clickhouse>
 // does not expect.
 const users = `<clickhouse>
   <users>
-    <` + clickHouseUser + `>
+    <%[4]s>
       <password_sha256_hex>%[1]s</password_sha256_hex>
-      <networks><ip>127.0.0.1</ip></networks>
+      <networks><ip>%[5]s</ip></networks>
       <profile>default</profile>
       <quota>default</quota>
       <access_management>1</access_management>
-    </` + clickHouseUser + `>
+    </%[4]s>
 %[2]s    <default>
       <password></password>
       <networks><ip>127.0.0.1</ip></networks>
@@ -85,7 +85,8 @@ func (c *ClickHouse) configure() error {
 		}
 		fmt.Fprintf(&profile, "      <%[1]s>%[2]s</%[1]s>\n", name, value)
 	}
-	if err := os.WriteFile(c.users(), fmt.Appendf(nil, users, digest, more, profile.String()), 0o600); err != nil {
+	text := fmt.Appendf(nil, users, digest, more, profile.String(), c.options.User, c.networks())
+	if err := os.WriteFile(c.users(), text, 0o600); err != nil {
 		return err
 	}
 	path, err := escaped(c.users())
@@ -97,6 +98,22 @@ func (c *ClickHouse) configure() error {
 		limits = "  <max_server_memory_usage>" + strconv.FormatInt(c.options.MaxMemory, 10) + "</max_server_memory_usage>\n"
 	}
 	return os.WriteFile(c.config(), fmt.Appendf(nil, configuration, path, limits), 0o600)
+}
+
+// networks are those from which clients may come.
+func (c *ClickHouse) networks() string {
+	if c.options.Anywhere {
+		return "::/0"
+	}
+	return loopback
+}
+
+// host is the address that the server listens on.
+func (c *ClickHouse) host() string {
+	if c.options.Anywhere {
+		return "0.0.0.0"
+	}
+	return loopback
 }
 
 // moreUsers are the users that the options ask for.
@@ -172,7 +189,7 @@ func (c *ClickHouse) spawn(ctx context.Context) (*server, error) {
 	if !c.options.NonInteractive {
 		args = append(args, interactive)
 	}
-	args = append(args, "--config-file="+c.config(), "--path="+c.data(), "--listen_host="+loopback,
+	args = append(args, "--config-file="+c.config(), "--path="+c.data(), "--listen_host="+c.host(),
 		"--tcp_port="+strconv.Itoa(c.tcpPort), "--http_port="+strconv.Itoa(c.httpPort), "--history_file=/dev/null", "--disable_suggestion")
 	// Not killed by ctx: it ends by its lifeline or by kill.
 	cmd := exec.CommandContext(context.WithoutCancel(ctx), executable, args...)

@@ -49,6 +49,24 @@ func dial(t *testing.T, address string) driver.Conn {
 	return conn
 }
 
+func TestClickHouseForAContainer(t *testing.T) {
+	ch := startClickHouse(t, ClickHouseOptions{User: "app", Password: "p&ss", Anywhere: true})
+	u, err := url.Parse(ch.URL("default"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got := u.User.String(); got != url.UserPassword("app", "p&ss").String() {
+		t.Errorf("the user of its URL is %s", got)
+	}
+	elsewhere := func(ch *ClickHouse) string { return strings.Replace(ch.URL("default"), loopback, "127.0.0.2", 1) }
+	if err := ch.ping(t.Context(), elsewhere(ch)); err != nil {
+		t.Errorf("by another address: %v", err)
+	}
+	if other := startClickHouse(t, ClickHouseOptions{}); other.ping(t.Context(), elsewhere(other)) == nil {
+		t.Error("a server listens on other addresses although nobody asked for that")
+	}
+}
+
 func do(t *testing.T, conn driver.Conn, sql string) {
 	t.Helper()
 	if err := conn.Exec(t.Context(), sql); err != nil {

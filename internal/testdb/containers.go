@@ -51,7 +51,7 @@ func startContainers(ctx context.Context) (*stores, error) {
 		return nil, fmt.Errorf("start Postgres in a container: %w", err)
 	}
 	clickhouse, err := testcontainers.Run(ctx, cmp.Or(os.Getenv("CLICKHOUSE_IMAGE"), "clickhouse/clickhouse-server:26.3"),
-		testcontainers.WithEnv(map[string]string{"CLICKHOUSE_PASSWORD": password}),
+		testcontainers.WithEnv(map[string]string{"CLICKHOUSE_USER": "sluicebox", "CLICKHOUSE_PASSWORD": password}),
 		testcontainers.WithExposedPorts("9000/tcp", "8123/tcp"),
 		testcontainers.WithWaitStrategy(wait.ForHTTP("/ping").WithPort("8123/tcp"), wait.ForListeningPort("9000/tcp")),
 	)
@@ -68,8 +68,8 @@ func startContainers(ctx context.Context) (*stores, error) {
 		to          *string
 	}{
 		{postgres, "5432/tcp", "postgres", "postgres", "/postgres?sslmode=disable", &s.postgres},
-		{clickhouse, "9000/tcp", "default", "clickhouse", "/default", &s.clickhouse},
-		{clickhouse, "8123/tcp", "default", "http", "/default", &s.clickhouseHTTP},
+		{clickhouse, "9000/tcp", "sluicebox", "clickhouse", "/default", &s.clickhouse},
+		{clickhouse, "8123/tcp", "sluicebox", "http", "/default", &s.clickhouseHTTP},
 	} {
 		endpoint, err := e.container.PortEndpoint(ctx, e.port, e.scheme)
 		if err != nil {
