@@ -262,7 +262,11 @@ func (p *Pipeline) ours(ctx context.Context, slot replication.SlotState, phase l
 	if err != nil {
 		return err
 	}
-	name := p.config.Replication.Slot
+	return Foreign(p.config.Replication.Slot, slot, database, phase)
+}
+
+// Foreign says why an existing slot is not the one of a stream in a database, as a *[ForeignSlotError]; nil: it is.
+func Foreign(name string, slot replication.SlotState, database string, phase ledger.Phase) error {
 	switch {
 	case slot.Database != database:
 		return &ForeignSlotError{Slot: name, Why: "belongs to database " + slot.Database}

@@ -360,17 +360,8 @@ func (c *ClickHouse) Ready(ctx context.Context) (warnings []string, err error) {
 	if err != nil {
 		return nil, err
 	}
-	if target.Window == 0 {
-		warnings = append(warnings, "the target table has no deduplication window, so a lost reply can double a batch: delivery is at least once; "+
-			"mend it with ALTER TABLE "+c.table+" MODIFY SETTING non_replicated_deduplication_window = 10000")
-	}
-	if target.Partition != "" && target.Partition != partitionKey {
-		warnings = append(warnings, "the target table is partitioned by "+target.Partition+" and not by "+partitionKey+
-			", so one batch may become several parts, which are not written all or none")
-	}
-	if !target.HasDeadline {
-		warnings = append(warnings, "the target table has no constraint "+deadlineConstraint+", so an insert that was paused for longer than the "+
-			"deduplication window remembers can double a batch; migrations/clickhouse shows the constraint")
+	for _, weakness := range target.Weaknesses() {
+		warnings = append(warnings, weakness.Seen+"; to mend it: "+weakness.Mend)
 	}
 	return warnings, nil
 }

@@ -51,6 +51,49 @@ func (t *Target) insertColumns() []clickhouse.ColumnNameAndType {
 	return list
 }
 
+// Weakness is something about the table that weakens the promise.
+type Weakness struct {
+	Kind WeaknessKind
+	Seen string
+	Mend string // a statement, or what else to do
+}
+
+// WeaknessKind is what is weak.
+type WeaknessKind string
+
+// The kinds of weaknesses.
+const (
+	NoWindow       WeaknessKind = "window"
+	OtherPartition WeaknessKind = "partition"
+	NoDeadline     WeaknessKind = "deadline"
+)
+
+// Weaknesses lists what weakens the promise.
+func (t *Target) Weaknesses() (all []Weakness) {
+	if t.Window == 0 {
+		all = append(all, Weakness{
+			NoWindow, "the target table has no deduplication window, so a lost reply can double a batch: delivery is at least once",
+			"ALTER TABLE " + t.quoted + " MODIFY SETTING non_replicated_deduplication_window = 10000",
+		})
+	}
+	if t.Partition != "" && t.Partition != partitionKey {
+		all = append(all, Weakness{
+			OtherPartition, "the target table is partitioned by " + t.Partition + " and not by " + partitionKey +
+				", so one batch may become several parts, which are not written all or none",
+			"create a table as migrations/clickhouse defines it, fill it by INSERT INTO … SELECT while no daemon runs, and EXCHANGE TABLES",
+		})
+	}
+	if !t.HasDeadline {
+		all = append(all, Weakness{
+			NoDeadline, "the target table has no constraint " + deadlineConstraint + ", so an insert that was paused for longer than the " +
+				"deduplication window remembers can double a batch",
+			"ALTER TABLE " + t.quoted + " ADD COLUMN IF NOT EXISTS " + deadlineColumn + " DateTime('UTC') MATERIALIZED toDateTime('2106-02-07 00:00:00', 'UTC'), " +
+				"ADD CONSTRAINT " + deadlineConstraint + " CHECK " + deadlineColumn + " >= nowInBlock()",
+		})
+	}
+	return all
+}
+
 // inspect asks the server about itself and the table.
 func (c *ClickHouse) inspect(ctx context.Context) (*Target, error) {
 	t := &Target{types: map[string]string{}, Known: map[string]bool{}}
