@@ -14,6 +14,7 @@ type grammar struct {
 	Migrate migrateCommand `cmd:"" help:"Create or update the tables of both databases, and the publication."`
 
 	Health     healthCommand     `cmd:"" help:"Ask the daemon on this machine whether it is ready: exit code 0 if so, 1 with the reason if not."`
+	Doctor     doctorCommand     `cmd:"" help:"Look whether databases, grants, settings and host are as delivery needs them, and how to mend what is not."`
 	Status     statusCommand     `cmd:"" help:"One look at how delivery is, from Postgres alone."`
 	Quarantine quarantineCommand `cmd:"" help:"Rows that ClickHouse can't take: list, show, retry, drop."`
 	Audit      auditCommand      `cmd:"" help:"Prove that both databases hold the same events, or name those that differ."`

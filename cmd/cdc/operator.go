@@ -13,8 +13,10 @@ import (
 	"golang.org/x/term"
 
 	"github.com/sluicebox/sluicebox/internal/cli"
+	"github.com/sluicebox/sluicebox/internal/doctor"
 	"github.com/sluicebox/sluicebox/internal/ledger"
 	"github.com/sluicebox/sluicebox/internal/pipeline"
+	"github.com/sluicebox/sluicebox/migrations"
 )
 
 // operate calls do with the ledger of the stream, for a command that needs Postgres alone. Its errors say what to do about them.
@@ -42,9 +44,12 @@ func (p *postgres) operate(ctx context.Context, do func(*ledger.Ledger) error) e
 func checkSchema(ctx context.Context, pool *pgxpool.Pool) error {
 	ctx, cancel := context.WithTimeout(ctx, 20*time.Second)
 	defer cancel()
-	err := schemaVersion(ctx, pool)
-	if errors.Is(err, errNotMigrated) {
+	err := doctor.SchemaVersion(ctx, pool)
+	switch {
+	case errors.Is(err, doctor.ErrNotMigrated):
 		return &cli.Exit{Code: cli.CodePreflight, Err: err, Hint: "run `cdc migrate`"}
+	case errors.Is(err, migrations.ErrNewer):
+		return &cli.Exit{Code: cli.CodePreflight, Err: err, Hint: "use the newer release"}
 	}
 	return err
 }

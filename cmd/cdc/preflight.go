@@ -4,7 +4,6 @@ import (
 	"cmp"
 	"context"
 	"errors"
-	"fmt"
 	"time"
 
 	"github.com/cenkalti/backoff/v5"
@@ -13,6 +12,7 @@ import (
 	"github.com/rs/zerolog"
 
 	"github.com/sluicebox/sluicebox/internal/cli"
+	"github.com/sluicebox/sluicebox/internal/doctor"
 	"github.com/sluicebox/sluicebox/internal/ops"
 	"github.com/sluicebox/sluicebox/internal/pipeline"
 	"github.com/sluicebox/sluicebox/internal/replication"
@@ -36,6 +36,7 @@ func (c *runCommand) deliver(ctx context.Context, metrics *ops.Metrics, traces *
 	if err := waitFor(ctx, metrics, log, check); err != nil {
 		return err
 	}
+	defer c.examine(ctx, log)()
 	if _, err := client.Ready(ctx); sink.Denied(err) { // all else about ClickHouse the pipeline waits out
 		return &cli.Exit{Code: cli.CodePreflight, Err: err, Hint: pipeline.Hint(err)}
 	}
@@ -63,10 +64,8 @@ func waitFor(ctx context.Context, metrics *ops.Metrics, log zerolog.Logger, chec
 	return err
 }
 
-var errNotMigrated = errors.New("the schema of the database is not up to date")
-
 func hint(err error) string {
-	if errors.Is(err, errNotMigrated) {
+	if errors.Is(err, doctor.ErrNotMigrated) {
 		return "run `cdc migrate`; this daemon goes on by itself then"
 	}
 	return pipeline.Hint(err)
@@ -78,45 +77,16 @@ func preflight(ctx context.Context, pool *pgxpool.Pool, stream replication.Confi
 	const timeout = 20 * time.Second
 	ctx, cancel := context.WithTimeout(ctx, timeout)
 	defer cancel()
-	var level string
-	var version int
-	err := pool.QueryRow(ctx, `SELECT current_setting('wal_level'), current_setting('server_version_num')::int`).Scan(&level, &version)
-	if err != nil {
-		return final(fmt.Errorf("connect to Postgres: %w", err))
-	}
-	const oldest = 150000
-	if version < oldest {
-		return &cli.Exit{
-			Code: cli.CodePreflight, Err: fmt.Errorf("the server is PostgreSQL %d; 15 is the oldest that works", version/10000), Hint: "upgrade Postgres",
-		}
-	}
-	if level != "logical" {
-		return &cli.Exit{
-			Code: cli.CodePreflight, Err: fmt.Errorf("wal_level is %s; logical replication needs logical", level),
-			Hint: "ALTER SYSTEM SET wal_level = logical, then restart Postgres",
-		}
-	}
-	if err := replication.Probe(ctx, stream); err != nil {
-		return final(err)
-	}
-	return schemaVersion(ctx, pool)
-}
-
-// schemaVersion looks whether the schema of the database is the one that this program knows.
-func schemaVersion(ctx context.Context, pool *pgxpool.Pool) error {
-	has, wants, err := migrations.PostgresVersion(ctx, pool)
+	found := doctor.Preflight(ctx, pool, stream)
 	switch {
-	case err != nil:
-		return fmt.Errorf("read the schema version: %w", err)
-	case has > wants:
-		return &cli.Exit{
-			Code: cli.CodePreflight, Err: fmt.Errorf("%w: it has version %d, this program knows %d", migrations.ErrNewer, has, wants),
-			Hint: "use the newer release",
-		}
-	case has < wants:
-		return fmt.Errorf("%w: it has version %d, this program needs %d", errNotMigrated, has, wants)
+	case found == nil:
+		return nil
+	case found.Check == doctor.LedgerSchema && !errors.Is(found.Err, migrations.ErrNewer): // `cdc migrate` may run meanwhile
+		return found.Err
+	case found.Err == nil || found.Check == doctor.LedgerSchema:
+		return &cli.Exit{Code: cli.CodePreflight, Err: cmp.Or(found.Err, errors.New(found.Seen)), Hint: found.Mend}
 	}
-	return nil
+	return final(found.Err)
 }
 
 // final makes an exit of errors that say that a setting or a privilege is wrong.

@@ -1,0 +1,205 @@
+package doctor
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"regexp"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/ClickHouse/clickhouse-go/v2"
+)
+
+func targetDataChecks() []check {
+	on := []string{clickhouseReachable, targetExists, targetColumns}
+	return []check{
+		{"target.fsync", on[:2], targetFsync, anytime},
+		{"target.window_size", on, windowSize, anytime},
+		{"target.parts", on[:2], parts, anytime},
+		{"target.mutations", on[:2], mutations, anytime},
+		{"target.views", on[:2], views, anytime},
+		{"clickhouse.disk", on[:2], clickhouseDisk, anytime},
+	}
+}
+
+func code(err error) int32 {
+	if refused, is := errors.AsType[*clickhouse.Exception](err); is {
+		return refused.Code
+	}
+	return 0
+}
+
+// tableSetting is a setting of the table: its own, or the server's.
+func (l *look) tableSetting(ctx context.Context, name string) (string, error) {
+	if own := regexp.MustCompile(`\b` + name + ` = (\w+)`).FindStringSubmatch(l.target.settings); own != nil {
+		return own[1], nil
+	}
+	var value string
+	err := l.ch.QueryRow(ctx, `SELECT any(value) FROM system.merge_tree_settings WHERE name = ?`, name).Scan(&value)
+	return value, err
+}
+
+func targetFsync(ctx context.Context, l *look) Finding {
+	if l.replicated() {
+		return skip("replicas have copies")
+	}
+	value, err := l.tableSetting(ctx, "fsync_after_insert")
+	if err != nil {
+		return unknown(err)
+	}
+	if value != "1" && value != "true" {
+		return warn("fsync_after_insert = 1", "ALTER TABLE "+l.targetSQL()+" MODIFY SETTING fsync_after_insert = 1, fsync_part_directory = 1",
+			"inserts are acknowledged before they are on disk: a power cut can lose events that are processed")
+	}
+	return ok("on")
+}
+
+func (l *look) replicated() bool {
+	return strings.HasPrefix(l.target.engine, "Replicated") || strings.HasPrefix(l.target.engine, "Shared")
+}
+
+// windowSize asks whether a token is remembered for longer than an insert may be on its way.
+func windowSize(_ context.Context, l *look) Finding {
+	const rate = 10 // inserts a second, as many as a daemon makes when batches are small
+	window := l.target.seen.Window
+	if window == 0 {
+		return skip("there is no window")
+	}
+	need := uint64(rate * l.config.InsertDeadline.Seconds())
+	if window < need {
+		return warn(fmt.Sprintf("%d inserts, or a CDC_INSERT_DEADLINE of %d s", need, window/rate),
+			fmt.Sprintf("ALTER TABLE %s MODIFY SETTING non_replicated_deduplication_window = %d", l.targetSQL(), need),
+			"the tokens of %d inserts are remembered, which %d inserts a second use up in less than CDC_INSERT_DEADLINE (%s)", window, rate, l.config.InsertDeadline)
+	}
+	return ok("%d inserts, for a deadline of %s", window, l.config.InsertDeadline)
+}
+
+func parts(ctx context.Context, l *look) Finding {
+	most, _, err := l.sink.Survey(ctx)
+	if err != nil {
+		return unknown(err)
+	}
+	text, err := l.tableSetting(ctx, "parts_to_throw_insert")
+	if err != nil {
+		return unknown(err)
+	}
+	limit, err := strconv.ParseInt(text, 10, 64)
+	if err != nil || limit == 0 {
+		return ok("%d in one partition, no limit", most)
+	}
+	switch {
+	case most*10 >= limit*9:
+		return fail("merges that keep up", "raise CDC_BATCH_MAX_DELAY, and look into system.merges and system.mutations of ClickHouse",
+			"%d parts in one partition; from %d on ClickHouse refuses inserts", most, limit)
+	case most*4 >= limit:
+		return warn("merges that keep up", "raise CDC_BATCH_MAX_DELAY, and look into system.merges and system.mutations of ClickHouse",
+			"%d parts in one partition; from %d on ClickHouse refuses inserts", most, limit)
+	}
+	return ok("%d in one partition, of %d", most, limit)
+}
+
+func mutations(ctx context.Context, l *look) Finding {
+	const oldest = 10 * time.Minute
+	var id, command, reason string
+	var failed, old uint64
+	database, table := l.targetName()
+	err := l.ch.QueryRow(ctx, `SELECT countIf(latest_fail_reason != ''), countIf(create_time < now() - ?), any(mutation_id), any(command), any(latest_fail_reason)
+FROM system.mutations WHERE database = ? AND table = ? AND NOT is_done`, uint64(oldest.Seconds()), database, table).Scan(&failed, &old, &id, &command, &reason)
+	if err != nil {
+		return unknown(err)
+	}
+	mend := fmt.Sprintf("KILL MUTATION WHERE database = '%s' AND table = '%s' AND mutation_id = '%s'", database, table, id)
+	switch {
+	case failed > 0:
+		return warn("none that fails", mend, "mutation %s fails again and again, and holds up merges: %s", command, reason)
+	case old > 0:
+		return warn("none for long", mend, "%d mutations are not done after %s", old, oldest)
+	}
+	return ok("none is stuck")
+}
+
+// views are what ClickHouse derives from each insert. A batch that is sent again is dropped in the table by its token; a view's own table
+// must have a window to drop it, too (FACTS C7).
+func views(ctx context.Context, l *look) Finding {
+	database, table := l.targetName()
+	rows, err := l.ch.Query(ctx, `
+SELECT v.database, v.name, v.create_table_query, toString(v.uuid) FROM system.tables v
+WHERE v.engine = 'MaterializedView' AND has((
+    SELECT arrayZip(dependencies_database, dependencies_table) FROM system.tables WHERE database = ? AND name = ?), (v.database, v.name))`, database, table)
+	if err != nil {
+		return unknown(err)
+	}
+	defer func() { _ = rows.Close() }() // rows.Err tells
+	n := 0
+	for rows.Next() {
+		var in, name, create, uuid string
+		if err := rows.Scan(&in, &name, &create, &uuid); err != nil {
+			return unknown(err)
+		}
+		n++
+		found, err := l.viewTarget(ctx, in, create, uuid)
+		if err != nil {
+			return unknown(err)
+		}
+		if found != "" {
+			return warn("a deduplication window of its own", "ALTER TABLE "+found+" MODIFY SETTING non_replicated_deduplication_window = 10000",
+				"%s fills %s, which has no deduplication window: a batch that is sent again is counted twice there", name, found)
+		}
+	}
+	if err := rows.Err(); err != nil {
+		return unknown(err)
+	}
+	if n == 0 {
+		return ok("none")
+	}
+	return ok("%d, with windows", n)
+}
+
+// viewTarget returns the table that a view fills if that table has no window.
+func (l *look) viewTarget(ctx context.Context, in, create, uuid string) (string, error) {
+	database, table := in, ".inner_id."+uuid
+	if to := regexp.MustCompile("^CREATE MATERIALIZED VIEW .*? TO (?:`?([^`. ]+)`?\\.)?`?([^`. (]+)`?[ (]").FindStringSubmatch(create); to != nil {
+		table = to[2]
+		if to[1] != "" {
+			database = to[1]
+		}
+	}
+	var engine, settings string
+	err := l.ch.QueryRow(ctx, `SELECT any(engine), any(engine_full) FROM system.tables WHERE database = ? AND name = ?`, database, table).Scan(&engine, &settings)
+	if err != nil || engine == "" || strings.HasPrefix(engine, "Replicated") || strings.HasPrefix(engine, "Shared") {
+		return "", err
+	}
+	if regexp.MustCompile(`\bnon_replicated_deduplication_window = [1-9]`).MatchString(settings) {
+		return "", nil
+	}
+	return "`" + database + "`.`" + table + "`", nil
+}
+
+// readDisk finds the fullest disk that the table may be on. Not every user may look.
+func (l *look) readDisk(ctx context.Context) {
+	t := &l.target
+	var free, total uint64
+	err := l.ch.QueryRow(ctx, `
+SELECT argMin(name, free_space / total_space), argMin(free_space, free_space / total_space), argMin(total_space, free_space / total_space) FROM system.disks
+WHERE total_space > 0 AND name IN (SELECT arrayJoin(disks) FROM system.storage_policies WHERE policy_name = ?)`, t.policy).Scan(&t.disk, &free, &total)
+	if err == nil {
+		t.free, t.total = bounded(free), bounded(total)
+	}
+}
+
+func clickhouseDisk(_ context.Context, l *look) Finding {
+	t := &l.target
+	const little = 5 // percent
+	const least = 1 << 30
+	switch {
+	case t.total == 0:
+		return skip("no disk of the table tells this user its size")
+	case t.free < least:
+		return fail("space for events", "make room on disk "+t.disk+" of ClickHouse", "disk %s has %s left of %s: inserts will be refused", t.disk, size(t.free), size(t.total))
+	case t.free < t.total/100*little:
+		return warn("a twentieth that is free", "make room on disk "+t.disk+" of ClickHouse", "disk %s has %s left of %s", t.disk, size(t.free), size(t.total))
+	}
+	return ok("%s left of %s", size(t.free), size(t.total))
+}
