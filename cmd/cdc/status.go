@@ -3,10 +3,13 @@ package main
 import (
 	"bytes"
 	"context"
+	"encoding/json"
 	"fmt"
+	"io"
 	"os"
 	"strings"
 	"text/tabwriter"
+	"time"
 
 	"github.com/dustin/go-humanize"
 
@@ -18,7 +21,9 @@ import (
 type statusCommand struct {
 	postgres
 
-	JSON bool `help:"Print JSON." name:"json"`
+	JSON     bool          `help:"Print JSON; with --watch, one document a line." name:"json"`
+	Watch    bool          `help:"Show it anew again and again, until Ctrl-C."`
+	Interval time.Duration `default:"2s" min:"200ms" max:"1h" help:"How often, with --watch."`
 }
 
 // Help is shown by cdc status --help.
@@ -26,34 +31,58 @@ func (*statusCommand) Help() string {
 	return `One look at Postgres: who leads, how far delivery is, what the slot keeps, what is in quarantine, what went wrong lately.
 It needs neither ClickHouse nor a daemon. The first line says how things are. Exit code 0 means that it could be read, whatever it says.
 
+With --watch a terminal shows it in place, also that Postgres does not answer for a while; elsewhere one look follows the other. Ctrl-C
+ends it with 0.
+
     cdc status
-    watch -n 2 cdc status
+    cdc status --watch
     cdc status --json | jq -r .summary`
 }
 
 // Run prints the status.
 func (c *statusCommand) Run(ctx context.Context) error {
 	return c.operate(ctx, func(l *ledger.Ledger) error {
-		s, err := l.Status(ctx)
+		look := func(ctx context.Context) (string, error) {
+			s, err := l.Status(ctx)
+			if err != nil {
+				return "", err
+			}
+			return c.text(s)
+		}
+		if c.Watch {
+			return watch(ctx, os.Stdout, c.Interval, c.JSON, look)
+		}
+		text, err := look(ctx)
 		if err != nil {
 			return err
 		}
-		level, summary := ops.Summarize(s)
-		if c.JSON {
-			return printJSON(os.Stdout, struct {
-				Summary string `json:"summary"`
-				*ledger.Status
-			}{summary, s})
-		}
-		text, err := statusTable(s)
-		if err != nil {
-			return err
-		}
-		if _, err := fmt.Printf("%s\n\n%s", paint(os.Stdout, colourOf(level), summary), text); err != nil {
+		if _, err := io.WriteString(os.Stdout, text); err != nil {
 			return fmt.Errorf("print the status: %w", err)
 		}
 		return nil
 	})
+}
+
+// text is what a look at the status prints.
+func (c *statusCommand) text(s *ledger.Status) (string, error) {
+	level, summary := ops.Summarize(s)
+	if c.JSON {
+		var text bytes.Buffer
+		document := struct {
+			Summary string `json:"summary"`
+			*ledger.Status
+		}{summary, s}
+		if !c.Watch {
+			err := printJSON(&text, document)
+			return text.String(), err
+		}
+		encoder := json.NewEncoder(&text)
+		encoder.SetEscapeHTML(false)
+		err := encoder.Encode(document)
+		return text.String(), err
+	}
+	table, err := statusTable(s)
+	return paint(os.Stdout, colourOf(level), summary) + "\n\n" + table, err
 }
 
 func colourOf(level ops.Level) int {
