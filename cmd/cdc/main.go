@@ -17,6 +17,7 @@ type grammar struct {
 	Doctor     doctorCommand     `cmd:"" help:"Look whether databases, grants, settings and host are as delivery needs them, and how to mend what is not."`
 	Status     statusCommand     `cmd:"" help:"One look at how delivery is, from Postgres alone."`
 	Quarantine quarantineCommand `cmd:"" help:"Rows that ClickHouse can't take: list, show, retry, drop."`
+	Tail       tailCommand       `cmd:"" help:"Events as they arrive in ClickHouse, from Postgres alone."`
 	Audit      auditCommand      `cmd:"" help:"Prove that both databases hold the same events, or name those that differ."`
 }
 

@@ -49,7 +49,7 @@ func Stamp(t time.Time) string { return t.UTC().Format(time.DateTime) }
 // anything to a terminal.
 func OneLine(text string, limit int) string {
 	clean := []rune(strings.Map(func(r rune) rune {
-		if unicode.IsControl(r) {
+		if Harmful(r) {
 			return ' '
 		}
 		return r
@@ -58,4 +58,10 @@ func OneLine(text string, limit int) string {
 		return string(clean[:limit-1]) + "…"
 	}
 	return string(clean)
+}
+
+// Harmful says whether a character does something instead of being shown: controls, line separators, and those that turn the direction of
+// what follows.
+func Harmful(r rune) bool {
+	return unicode.IsControl(r) || unicode.In(r, unicode.Cf, unicode.Zl, unicode.Zp)
 }
