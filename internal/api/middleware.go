@@ -58,11 +58,11 @@ func observe(log zerolog.Logger, meters *meters, tracer trace.Tracer) func(http.
 			meters.inFlight.Inc()
 			defer meters.inFlight.Dec()
 
-			ctx, span := r.Context(), trace.Span(nil)
+			r = r.WithContext(context.WithValue(r.Context(), recordKey{}, rec))
+			var span trace.Span
 			if tracer != nil && !isProbe(r.URL.Path) {
-				ctx, span = startSpan(r, tracer)
+				r, span = startSpan(r, tracer)
 			}
-			r = r.WithContext(context.WithValue(ctx, recordKey{}, rec))
 			next.ServeHTTP(wrapped, r)
 
 			route, status, took := routeOf(r), max(wrapped.Status(), http.StatusOK), time.Since(start)

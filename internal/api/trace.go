@@ -14,14 +14,15 @@ import (
 
 // startSpan begins the span of a request, within the trace that the client names. It is not otelhttp's, which would tell paths and addresses
 // of clients: those are personal data.
-func startSpan(r *http.Request, tracer trace.Tracer) (context.Context, trace.Span) {
+func startSpan(r *http.Request, tracer trace.Tracer) (*http.Request, trace.Span) {
 	ctx := propagation.TraceContext{}.Extract(r.Context(), propagation.HeaderCarrier(r.Header))
 	method := r.Method
 	if methodLabel(method) != method {
 		method = "_OTHER" // semconv's word for what it does not know
 	}
-	return tracer.Start(ctx, method, trace.WithSpanKind(trace.SpanKindServer),
+	ctx, span := tracer.Start(ctx, method, trace.WithSpanKind(trace.SpanKindServer),
 		trace.WithAttributes(semconv.HTTPRequestMethodKey.String(method)))
+	return r.WithContext(ctx), span
 }
 
 // endSpan ends it. The route is known only now: the span begins before the router looks.

@@ -51,6 +51,7 @@ func TestRepeatedErrorsAreFolded(t *testing.T) {
 
 	t.Run("the first is told at once, then they are counted at growing distances", func(t *testing.T) {
 		folding(t, func(t *testing.T, log zerolog.Logger, out *bytes.Buffer) {
+			t.Helper()
 			again(log, 4000, refused)
 			var at, folded []int
 			for _, line := range lines(t, out) {
@@ -65,6 +66,7 @@ func TestRepeatedErrorsAreFolded(t *testing.T) {
 	})
 	t.Run("errors that differ in numbers alone are the same", func(t *testing.T) {
 		folding(t, func(t *testing.T, log zerolog.Logger, out *bytes.Buffer) {
+			t.Helper()
 			again(log, 10, func(i int) string { return fmt.Sprintf("read tcp 127.0.0.1:%d: reset", 9995+i) })
 			if got := lines(t, out); len(got) != 1 {
 				t.Errorf("told %d times: %v", len(got), got)
@@ -73,6 +75,7 @@ func TestRepeatedErrorsAreFolded(t *testing.T) {
 	})
 	t.Run("another error, or another message, is told at once", func(t *testing.T) {
 		folding(t, func(t *testing.T, log zerolog.Logger, out *bytes.Buffer) {
+			t.Helper()
 			again(log, 3, refused)
 			log.Error().Err(errors.New("no such table")).Msg("not delivered")
 			log.Warn().Err(errors.New("connection refused")).Msg("not settled")
@@ -83,6 +86,7 @@ func TestRepeatedErrorsAreFolded(t *testing.T) {
 	})
 	t.Run("what comes again after a while is news, and what was left out before is not lost", func(t *testing.T) {
 		folding(t, func(t *testing.T, log zerolog.Logger, out *bytes.Buffer) {
+			t.Helper()
 			again(log, 100, refused)
 			lines(t, out)
 			<-time.After(2 * time.Minute)
@@ -95,6 +99,7 @@ func TestRepeatedErrorsAreFolded(t *testing.T) {
 	})
 	t.Run("lines that are no errors, and warnings without one, are never left out", func(t *testing.T) {
 		folding(t, func(t *testing.T, log zerolog.Logger, out *bytes.Buffer) {
+			t.Helper()
 			for range 10 {
 				log.Info().Err(errors.New("x")).Msg("told")
 				log.Warn().Int64("id", 7).Str("reason", "x").Msg("event put into quarantine")
@@ -107,6 +112,7 @@ func TestRepeatedErrorsAreFolded(t *testing.T) {
 	})
 	t.Run("only some errors are remembered, the latest", func(t *testing.T) {
 		folding(t, func(t *testing.T, log zerolog.Logger, out *bytes.Buffer) {
+			t.Helper()
 			for i := range 100 {
 				log.Error().Err(errors.New(strings.Repeat("x", i+1))).Msg("not delivered")
 				<-time.After(time.Millisecond)

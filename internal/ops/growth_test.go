@@ -31,33 +31,40 @@ func TestSecondsUntilTheSlotIsLost(t *testing.T) {
 	const lost = "sluicebox_slot_seconds_until_lost"
 	for name, test := range map[string]func(t *testing.T, m *ops.Metrics, s *server){
 		"it is what may still be written by the rate of writing": func(t *testing.T, m *ops.Metrics, s *server) {
+			t.Helper()
 			s.write(m, 600, 100, 360_000)
 			want(t, m, lost, 3600)
 		},
 		"the rate is that of the last ten minutes": func(t *testing.T, m *ops.Metrics, s *server) {
+			t.Helper()
 			s.write(m, 3600, 1, 1000)
 			s.write(m, 600, 50, 100_000)
 			want(t, m, lost, 2000)
 		},
 		"of less than a minute no rate is told": func(t *testing.T, m *ops.Metrics, s *server) {
+			t.Helper()
 			s.write(m, 59, 100, 1000)
 			wantNone(t, m, lost)
 			s.write(m, 1, 100, 1000)
 			want(t, m, lost, 10)
 		},
 		"nothing is written": func(t *testing.T, m *ops.Metrics, s *server) {
+			t.Helper()
 			s.write(m, 600, 0, 1000)
 			wantNone(t, m, lost)
 		},
 		"what may be written is less than nothing": func(t *testing.T, m *ops.Metrics, s *server) {
+			t.Helper()
 			s.write(m, 600, 100, -5)
 			want(t, m, lost, 0)
 		},
 		"without a limit it is never lost": func(t *testing.T, m *ops.Metrics, _ *server) {
+			t.Helper()
 			seconds(600, func(i int) { look(m, uint64(2000+i)) })
 			wantNone(t, m, lost)
 		},
 		"another session may have another server": func(t *testing.T, m *ops.Metrics, s *server) {
+			t.Helper()
 			s.write(m, 600, 100, 1000)
 			m.Leads(8)
 			s.end = 5_000_000

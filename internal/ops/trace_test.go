@@ -44,8 +44,10 @@ func carrying(seq int64, contexts ...string) *batch.Batch {
 	return b
 }
 
-func one(t *testing.T, spans tracetest.SpanStubs, name string) tracetest.SpanStub {
+// wholeBatch is the span of the one batch.
+func wholeBatch(t *testing.T, spans tracetest.SpanStubs) tracetest.SpanStub {
 	t.Helper()
+	const name = "deliver batch"
 	var found []tracetest.SpanStub
 	for _, span := range spans {
 		if span.Name == name {
@@ -81,7 +83,7 @@ func TestTraced(t *testing.T) {
 			observer.Settled(b, 9*time.Second, 3*time.Second)
 
 			var told []string
-			whole := one(t, ended(), "deliver batch")
+			whole := wholeBatch(t, ended())
 			for _, span := range ended() {
 				if span.SpanContext.TraceID().String() != b.Trace {
 					t.Errorf("%s is of another trace", span.Name)
@@ -122,7 +124,7 @@ func TestTraced(t *testing.T) {
 		b.Rows, b.Rest = b.Rows[:60], b.Rows[60:]
 		observer.Planned(b)
 		observer.Settled(b, 0, 0)
-		links := one(t, ended(), "deliver batch").Links
+		links := wholeBatch(t, ended()).Links
 		if len(links) != 32 {
 			t.Fatalf("%d links, want 32", len(links))
 		}
@@ -142,7 +144,7 @@ func TestTraced(t *testing.T) {
 		b := carrying(1, append(contexts, traceContext(50_000, "01"))...)
 		observer.Planned(b)
 		observer.Settled(b, 0, 0)
-		if links := one(t, ended(), "deliver batch").Links; len(links) != 0 {
+		if links := wholeBatch(t, ended()).Links; len(links) != 0 {
 			t.Errorf("linked to %v", links)
 		}
 	})
@@ -153,7 +155,7 @@ func TestTraced(t *testing.T) {
 		b := carrying(1, "")
 		observer.Planned(b)
 		observer.Leads(0)
-		if span := one(t, ended(), "deliver batch"); span.Status.Code != codes.Error {
+		if span := wholeBatch(t, ended()); span.Status.Code != codes.Error {
 			t.Errorf("status %v", span.Status)
 		}
 		observer.Leads(2)

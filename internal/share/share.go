@@ -73,7 +73,7 @@ func (s Share) Overlaps(other Share) bool {
 }
 
 // filter is the condition of Where(id) as Postgres prints it, whatever the type of the id.
-var filter = regexp.MustCompile(`^\(\(id % \(?(\d+)\)?(?:::bigint)?\) = \(?(\d+)\)?(?:::bigint)?\)$`) //nolint:gochecknoglobals // a constant
+var filter = regexp.MustCompile(`^\(\(id % \(?(\d+)\)?(?:::bigint)?\) = \(?(\d+)\)?(?:::bigint)?\)$`)
 
 // OfFilter is the share that a publication's row filter means, as pg_get_expr prints it; an empty one means the whole. ok is false for
 // any other filter.

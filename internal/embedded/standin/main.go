@@ -25,7 +25,7 @@ const (
 	timeout = 20 * time.Second
 )
 
-func main() { os.Exit(cli.Main("standin", run)) }
+func main() { os.Exit(cli.Main("standin", run)) } //nolint:forbidigo // only main ends the process
 
 func run(ctx context.Context) error {
 	password, err := secret("CLICKHOUSE_PASSWORD")
