@@ -139,7 +139,7 @@ func printExamination(w io.Writer, report *doctor.Report) error {
 		for _, f := range report.Findings {
 			if f.Result == result {
 				fmt.Fprintf(out, "\n%s  %s\n      %s\n      wanted: %s\n      mend:   %s\n", paint(w, colours[result], string(result)), f.Check,
-					oneLine(f.Seen, 0), oneLine(f.Wanted, 0), oneLine(f.Mend, 0))
+					cli.OneLine(f.Seen, 0), cli.OneLine(f.Wanted, 0), cli.OneLine(f.Mend, 0))
 			}
 		}
 	}
@@ -148,7 +148,7 @@ func printExamination(w io.Writer, report *doctor.Report) error {
 	for _, result := range []doctor.Result{doctor.OK, doctor.Skip} {
 		for _, f := range report.Findings {
 			if f.Result == result {
-				_, _ = fmt.Fprintf(table, "%s\t%s\t%s\n", result, f.Check, oneLine(f.Seen, 0)) // a strings.Builder takes everything
+				_, _ = fmt.Fprintf(table, "%s\t%s\t%s\n", result, f.Check, cli.OneLine(f.Seen, 0)) // a strings.Builder takes everything
 			}
 		}
 	}
