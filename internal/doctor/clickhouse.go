@@ -57,7 +57,7 @@ func reachClickHouse(ctx context.Context, l *look) Finding {
 	}
 	took := time.Since(asked)
 	w.ahead = offset(asked, time.Now(), now)
-	return ok("ClickHouse %s answers within %s as %s", w.version, span(took), w.user)
+	return ok("ClickHouse %s answers within %s as %s", w.version, took.Round(time.Millisecond), w.user)
 }
 
 func clickhouseVersion(_ context.Context, l *look) Finding {
@@ -95,10 +95,10 @@ func clickhouseMemory(_ context.Context, l *look) Finding {
 		return ok("a query has no limit of its own")
 	}
 	if need := times * l.config.BatchBytes; limit < need {
-		return warn(size(need), fmt.Sprintf("ALTER USER %s SETTINGS max_memory_usage = %d, or lower CDC_BATCH_MAX_BYTES", l.user(), need),
-			"max_memory_usage is %s, little for batches of %s: inserts may be refused", size(limit), size(l.config.BatchBytes))
+		return warn(cli.Size(need), fmt.Sprintf("ALTER USER %s SETTINGS max_memory_usage = %d, or lower CDC_BATCH_MAX_BYTES", l.user(), need),
+			"max_memory_usage is %s, little for batches of %s: inserts may be refused", cli.Size(limit), cli.Size(l.config.BatchBytes))
 	}
-	return ok("max_memory_usage is %s", size(limit))
+	return ok("max_memory_usage is %s", cli.Size(limit))
 }
 
 func clickhouseEncryption(_ context.Context, l *look) Finding {

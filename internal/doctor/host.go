@@ -5,6 +5,8 @@ import (
 	"fmt"
 	"math"
 	"strings"
+
+	"github.com/sluicebox/sluicebox/internal/cli"
 )
 
 // Host is what this machine, or the container, gives to a process.
@@ -44,10 +46,10 @@ func memory(_ context.Context, l *look) Finding {
 	case has == 0:
 		return ok("no limit")
 	case has < need:
-		return warn(size(need), "raise the memory limit of the container or unit, or lower CDC_BATCH_MAX_BYTES",
-			"the limit is %s, little for batches of %s: the kernel may kill the daemon", size(has), size(l.config.BatchBytes))
+		return warn(cli.Size(need), "raise the memory limit of the container or unit, or lower CDC_BATCH_MAX_BYTES",
+			"the limit is %s, little for batches of %s: the kernel may kill the daemon", cli.Size(has), cli.Size(l.config.BatchBytes))
 	}
-	return ok("%s", size(has))
+	return ok("%s", cli.Size(has))
 }
 
 func goMemory(_ context.Context, l *look) Finding {
@@ -58,12 +60,12 @@ func goMemory(_ context.Context, l *look) Finding {
 	switch need := memoryFor(l.config.BatchBytes); {
 	case host.Memory > 0 && host.GoMemory > host.Memory:
 		return warn("less than the memory that the process may have", fmt.Sprintf("GOMEMLIMIT=%d", host.Memory*9/10),
-			"GOMEMLIMIT is %s, more than the limit of %s that it should keep the daemon below", size(host.GoMemory), size(host.Memory))
+			"GOMEMLIMIT is %s, more than the limit of %s that it should keep the daemon below", cli.Size(host.GoMemory), cli.Size(host.Memory))
 	case host.GoMemory < need/2:
-		return warn(size(need), fmt.Sprintf("GOMEMLIMIT=%d, or lower CDC_BATCH_MAX_BYTES", need),
-			"GOMEMLIMIT is %s, little for batches of %s: the daemon spends its time collecting garbage", size(host.GoMemory), size(l.config.BatchBytes))
+		return warn(cli.Size(need), fmt.Sprintf("GOMEMLIMIT=%d, or lower CDC_BATCH_MAX_BYTES", need),
+			"GOMEMLIMIT is %s, little for batches of %s: the daemon spends its time collecting garbage", cli.Size(host.GoMemory), cli.Size(l.config.BatchBytes))
 	}
-	return ok("%s", size(host.GoMemory))
+	return ok("%s", cli.Size(host.GoMemory))
 }
 
 func openFiles(_ context.Context, l *look) Finding {

@@ -15,9 +15,9 @@ func hostIllnesses() []illness {
 		{check: "host.go_memory_limit", seen: "collecting garbage", config: func(c *Config) { c.Host.GoMemory = 64 << 20 }},
 		{check: "host.open_files", seen: "64 files", config: func(c *Config) { c.Host.OpenFiles = 64 }},
 		{check: "host.clock", seen: "nothing keeps the clock", config: func(c *Config) { c.Host.Clock = ClockAdrift }},
-		{check: "clocks.postgres", seen: "of Postgres and of this host are 1m5s apart", plant: func(l *look) { l.server.ahead = -65 * time.Second }},
-		{check: "clocks.clickhouse", seen: "of ClickHouse and of this host are 3s apart", plant: func(l *look) { l.warehouse.ahead = 3 * time.Second }},
-		{check: "clocks.databases", seen: "are 3s apart", plant: func(l *look) { l.server.ahead, l.warehouse.ahead = time.Second, -2*time.Second }},
+		{check: "clocks.postgres", seen: "of Postgres and of this host are 65 s apart", plant: func(l *look) { l.server.ahead = -65 * time.Second }},
+		{check: "clocks.clickhouse", seen: "of ClickHouse and of this host are 3.0 s apart", plant: func(l *look) { l.warehouse.ahead = 3 * time.Second }},
+		{check: "clocks.databases", seen: "are 3.0 s apart", plant: func(l *look) { l.server.ahead, l.warehouse.ahead = time.Second, -2*time.Second }},
 		{check: "clickhouse.disk", seen: "disk default has 2.1 GB left of 107 GB", plant: func(l *look) { l.target.free, l.target.total, l.target.disk = 2<<30, 100<<30, "default" }},
 		{check: "clickhouse.disk", seen: "inserts will be refused", want: Fail, plant: func(l *look) { l.target.free, l.target.total, l.target.disk = 1<<29, 100<<30, "default" }},
 	}

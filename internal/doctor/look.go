@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"math"
 	"net"
-	"strconv"
 	"strings"
 	"time"
 
@@ -119,20 +118,6 @@ func local(address string) bool {
 // offset is by how much a server's clock is ahead of ours, from one answer of its.
 func offset(asked, answered, server time.Time) time.Duration {
 	return server.Sub(asked.Add(answered.Sub(asked) / 2))
-}
-
-// span writes a duration as coarsely as people say it.
-func span(d time.Duration) string {
-	switch d = d.Abs(); {
-	case d < time.Second:
-		return d.Round(time.Millisecond).String()
-	case d < 2*time.Minute:
-		return d.Round(time.Second).String()
-	case d < 48*time.Hour:
-		return d.Round(time.Minute).String()
-	default:
-		return strconv.Itoa(int(d.Hours()/24)) + " days"
-	}
 }
 
 // bounded makes a size of Postgres or ClickHouse one that can be compared with others.

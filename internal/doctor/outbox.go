@@ -8,6 +8,7 @@ import (
 
 	"github.com/jackc/pgx/v5"
 
+	"github.com/sluicebox/sluicebox/internal/cli"
 	"github.com/sluicebox/sluicebox/internal/decode"
 )
 
@@ -85,7 +86,7 @@ WHERE c.oid = to_regclass($1)`, l.outboxName()).Scan(&o.oid, &o.owner, &o.kind, 
 	case o.kind != "r" && o.kind != "p":
 		return fail("an ordinary or a partitioned table", "set CDC_TABLE to the table itself", "%s is a view, or another thing that WAL does not tell of", l.outboxName())
 	}
-	return ok("%s, about %.0f rows, %s", l.outboxName(), o.rows, size(o.bytes))
+	return ok("%s, about %.0f rows, %s", l.outboxName(), o.rows, cli.Size(o.bytes))
 }
 
 // outboxColumns asks the decoder, and for the pair that marking needs.

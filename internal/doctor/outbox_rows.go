@@ -5,6 +5,8 @@ import (
 	"time"
 
 	"github.com/dustin/go-humanize"
+
+	"github.com/sluicebox/sluicebox/internal/cli"
 )
 
 func outboxRowChecks() []check {
@@ -30,9 +32,9 @@ func outboxSize(_ context.Context, l *look) Finding {
 	const large = 20 << 30
 	if l.config.Retention == 0 && l.outbox.bytes > large {
 		return warn("a retention", "set CDC_RETENTION=720h (or partition the outbox: docs/partitions.md), and GRANT DELETE ON "+l.outboxName()+" TO "+l.role(),
-			"the outbox has %s, and nothing is ever removed from it", size(l.outbox.bytes))
+			"the outbox has %s, and nothing is ever removed from it", cli.Size(l.outbox.bytes))
 	}
-	return ok("%s", size(l.outbox.bytes))
+	return ok("%s", cli.Size(l.outbox.bytes))
 }
 
 // oldestUnprocessed looks at the newest rows only, since no index tells which are processed. The time is the writer's.
@@ -54,7 +56,7 @@ WHERE NOT o.processed AND isfinite(o.event_date_time) AND NOT EXISTS (SELECT FRO
 	age := time.Duration(*seconds * float64(time.Second))
 	if age > old {
 		return warn("seconds", "cdc status: it says what holds delivery up", "%s of the newest %s rows are not delivered, the oldest since %s",
-			humanize.Comma(n), humanize.Comma(newest), span(age))
+			humanize.Comma(n), humanize.Comma(newest), cli.Span(age))
 	}
-	return ok("%s rows wait, the oldest since %s", humanize.Comma(n), span(age))
+	return ok("%s rows wait, the oldest since %s", humanize.Comma(n), cli.Span(age))
 }

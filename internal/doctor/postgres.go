@@ -75,7 +75,7 @@ SELECT current_setting('server_version_num')::int, current_user, (SELECT rolsupe
 	}
 	s.promptness = time.Since(asked)
 	s.ahead = offset(asked, time.Now(), now)
-	return ok("PostgreSQL %s answers within %s as %s", s.text("server_version"), span(s.promptness), s.role)
+	return ok("PostgreSQL %s answers within %s as %s", s.text("server_version"), s.promptness.Round(time.Millisecond), s.role)
 }
 
 func (s *server) text(name string) string { return s.settings[name][0] }

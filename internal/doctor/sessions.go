@@ -4,6 +4,8 @@ import (
 	"context"
 	"fmt"
 	"time"
+
+	"github.com/sluicebox/sluicebox/internal/cli"
 )
 
 // freeConnections counts by pg_stat_database, which hides nothing from any role.
@@ -78,7 +80,7 @@ FROM (SELECT) one LEFT JOIN LATERAL (
 	switch {
 	case took > oldest:
 		return warn("transactions of minutes at most", fmt.Sprintf("SELECT pg_terminate_backend(%d)", pid),
-			"the transaction of pid %d is open since %s: vacuum removes nothing that is younger, and a slot can't be created", pid, span(took))
+			"the transaction of pid %d is open since %s: vacuum removes nothing that is younger, and a slot can't be created", pid, cli.Span(took))
 	case !may:
 		return skip("this role sees its own sessions only; GRANT pg_read_all_stats shows the others")
 	}

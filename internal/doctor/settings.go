@@ -6,6 +6,8 @@ import (
 	"io/fs"
 	"os"
 	"time"
+
+	"github.com/sluicebox/sluicebox/internal/cli"
 )
 
 func settingsChecks() []check {
@@ -69,9 +71,9 @@ func maxSlotWAL(_ context.Context, l *look) Finding {
 		return skip("CDC_MAX_SLOT_WAL is not set")
 	case keep > 0 && ours >= keep:
 		return warn("less than max_slot_wal_keep_size", "lower CDC_MAX_SLOT_WAL, or raise max_slot_wal_keep_size",
-			"CDC_MAX_SLOT_WAL (%s) is not below max_slot_wal_keep_size (%s): Postgres takes the slot away first", size(ours), size(keep))
+			"CDC_MAX_SLOT_WAL (%s) is not below max_slot_wal_keep_size (%s): Postgres takes the slot away first", cli.Size(ours), cli.Size(keep))
 	}
-	return ok("%s", size(ours))
+	return ok("%s", cli.Size(ours))
 }
 
 // clockLimit is a difference of clocks that shows in what people read: delays, charts, logs of several hosts.
@@ -87,16 +89,16 @@ func clockOfClickHouse(_ context.Context, l *look) Finding {
 
 func clocks(who string, ahead time.Duration) Finding {
 	if ahead.Abs() > clockLimit {
-		return warn("less than "+clockLimit.String(), syncClocks, "the clocks of %s and of this host are %s apart", who, span(ahead))
+		return warn("less than "+clockLimit.String(), syncClocks, "the clocks of %s and of this host are %s apart", who, cli.Span(ahead.Abs()))
 	}
-	return ok("%s apart from this host's", span(ahead))
+	return ok("%s apart from this host's", cli.Span(ahead.Abs()))
 }
 
 // clocksOfDatabases matters to what is computed from both: how long events take, and what the retention may remove.
 func clocksOfDatabases(_ context.Context, l *look) Finding {
 	if apart := l.server.ahead - l.warehouse.ahead; apart.Abs() > clockLimit {
 		return warn("less than "+clockLimit.String(), syncClocks,
-			"the clocks of Postgres and ClickHouse are %s apart: ingested_at can't be compared with event_date_time", span(apart))
+			"the clocks of Postgres and ClickHouse are %s apart: ingested_at can't be compared with event_date_time", cli.Span(apart.Abs()))
 	}
-	return ok("%s apart", span(l.server.ahead-l.warehouse.ahead))
+	return ok("%s apart", cli.Span((l.server.ahead - l.warehouse.ahead).Abs()))
 }

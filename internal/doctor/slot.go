@@ -5,9 +5,9 @@ import (
 	"errors"
 	"fmt"
 
-	"github.com/dustin/go-humanize"
 	"github.com/jackc/pgx/v5"
 
+	"github.com/sluicebox/sluicebox/internal/cli"
 	"github.com/sluicebox/sluicebox/internal/ledger"
 	"github.com/sluicebox/sluicebox/internal/pipeline"
 	"github.com/sluicebox/sluicebox/internal/replication"
@@ -109,9 +109,9 @@ func safeWAL(_ context.Context, l *look) Finding {
 	const share = 5 // a fifth
 	if *safe < keep/share {
 		return warn("a fifth of max_slot_wal_keep_size", fmt.Sprintf("ALTER SYSTEM SET max_slot_wal_keep_size = '%dMB'; SELECT pg_reload_conf()", 2*keep>>20),
-			"the slot may be lost after %s more of WAL", size(*safe))
+			"the slot may be lost after %s more of WAL", cli.Size(*safe))
 	}
-	return ok("%s more may be written", size(*safe))
+	return ok("%s more may be written", cli.Size(*safe))
 }
 
 func retainedWAL(_ context.Context, l *look) Finding {
@@ -121,9 +121,9 @@ func retainedWAL(_ context.Context, l *look) Finding {
 		most = limit / 2
 	}
 	if kept := l.slot.RetainedWAL; kept > most {
-		return warn("less than "+size(most), "cdc status: it says what holds delivery up", "the slot keeps %s of WAL", size(kept))
+		return warn("less than "+cli.Size(most), "cdc status: it says what holds delivery up", "the slot keeps %s of WAL", cli.Size(kept))
 	}
-	return ok("%s", size(l.slot.RetainedWAL))
+	return ok("%s", cli.Size(l.slot.RetainedWAL))
 }
 
 func twoPhase(_ context.Context, l *look) Finding {
@@ -148,5 +148,3 @@ func dropSlot(l *look) string {
 	return "stop the daemon, SELECT pg_drop_replication_slot(" + literal(l.config.Replication.Slot) +
 		"), and start it again: it creates the slot anew and reads from the table what is not delivered"
 }
-
-func size(bytes int64) string { return humanize.Bytes(uint64(max(bytes, 0))) }

@@ -10,6 +10,8 @@ import (
 	"time"
 
 	"github.com/ClickHouse/clickhouse-go/v2"
+
+	"github.com/sluicebox/sluicebox/internal/cli"
 )
 
 func targetDataChecks() []check {
@@ -197,9 +199,9 @@ func clickhouseDisk(_ context.Context, l *look) Finding {
 	case t.total == 0:
 		return skip("no disk of the table tells this user its size")
 	case t.free < least:
-		return fail("space for events", "make room on disk "+t.disk+" of ClickHouse", "disk %s has %s left of %s: inserts will be refused", t.disk, size(t.free), size(t.total))
+		return fail("space for events", "make room on disk "+t.disk+" of ClickHouse", "disk %s has %s left of %s: inserts will be refused", t.disk, cli.Size(t.free), cli.Size(t.total))
 	case t.free < t.total/100*little:
-		return warn("a twentieth that is free", "make room on disk "+t.disk+" of ClickHouse", "disk %s has %s left of %s", t.disk, size(t.free), size(t.total))
+		return warn("a twentieth that is free", "make room on disk "+t.disk+" of ClickHouse", "disk %s has %s left of %s", t.disk, cli.Size(t.free), cli.Size(t.total))
 	}
-	return ok("%s left of %s", size(t.free), size(t.total))
+	return ok("%s left of %s", cli.Size(t.free), cli.Size(t.total))
 }
