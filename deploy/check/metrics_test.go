@@ -5,7 +5,7 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/prometheus/prometheus/model/labels"
+	"github.com/prometheus/common/model"
 	"github.com/prometheus/prometheus/promql/parser"
 
 	"github.com/sluicebox/sluicebox/internal/testdoc"
@@ -50,7 +50,7 @@ func (d documented) check(t *testing.T, expr string) {
 		}
 		has = append(has, own...)
 		for _, m := range selector.LabelMatchers {
-			if m.Name != labels.MetricName && m.Name != "job" && m.Name != "instance" && !slices.Contains(own, m.Name) {
+			if !slices.Contains([]string{model.MetricNameLabel, "job", "instance"}, m.Name) && !slices.Contains(own, m.Name) {
 				t.Errorf("%s: %s has no label %s", expr, selector.Name, m.Name)
 			}
 		}
