@@ -14,6 +14,7 @@ package doctor
 import (
 	"cmp"
 	"context"
+	"fmt"
 	"slices"
 	"sync"
 	"time"
@@ -131,11 +132,11 @@ func (f *findings) run(ctx context.Context, l *look, checks []check) {
 	}
 }
 
-// missing is the finding of a check whose ground is not there; nil: it is.
+// missing is the finding of a check whose ground is not there, or could not be looked at; nil: it is.
 func (f *findings) missing(c check) *Finding {
 	for _, need := range c.needs {
 		for _, earlier := range *f {
-			if earlier.Check == need && (earlier.Result == Fail || earlier.Result == Skip) {
+			if earlier.Check == need && (earlier.Result == Fail || earlier.Result == Skip || earlier.Err != nil) {
 				return new(skip("needs %s", need))
 			}
 		}
@@ -143,7 +144,13 @@ func (f *findings) missing(c check) *Finding {
 	return nil
 }
 
-func (c check) judge(ctx context.Context, l *look) Finding {
+// judge runs a check. A mistake in one must not end a daemon that delivers.
+func (c check) judge(ctx context.Context, l *look) (found Finding) {
+	defer func() {
+		if problem := recover(); problem != nil {
+			found = unknown(fmt.Errorf("a mistake of this program: %v", problem))
+		}
+	}()
 	ctx, cancel := context.WithTimeout(ctx, checkTimeout)
 	defer cancel()
 	if ctx.Err() != nil {

@@ -187,3 +187,25 @@ func TestLocal(t *testing.T) {
 		}
 	}
 }
+
+// TestNotLooked has checks that could not look, or break.
+func TestNotLooked(t *testing.T) {
+	t.Parallel()
+	var found findings
+	found.run(t.Context(), &look{}, []check{
+		{name: "a", run: func(context.Context, *look) Finding { return unknown(context.DeadlineExceeded) }},
+		{name: "b", needs: []string{"a"}, run: func(context.Context, *look) Finding { return ok("it was run without what it needs") }},
+		{name: "c", run: func(context.Context, *look) Finding { panic("planted") }},
+		{name: "d", run: func(context.Context, *look) Finding { return ok("fine") }},
+	})
+	var results []Result
+	for _, f := range found {
+		results = append(results, f.Result)
+	}
+	if diff := cmp.Diff([]Result{Warn, Skip, Warn, OK}, results); diff != "" {
+		t.Errorf("-want +got: %s", diff)
+	}
+	if !strings.Contains(found[2].Seen, "planted") {
+		t.Errorf("%+v", found[2])
+	}
+}
