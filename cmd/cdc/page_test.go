@@ -64,7 +64,9 @@ func TestStatusPage(t *testing.T) {
 		l.exec(t, `INSERT INTO event_outbox (event_type, event_date_time, environment, event_context)
 			VALUES ('poison', 'infinity', 'test', '{"email": "zoe@example.com"}')`)
 	}
-	mend := func() { l.exec(t, `UPDATE event_outbox SET event_date_time = now() WHERE event_type = 'poison'`) }
+	mend := func() {
+		l.exec(t, `UPDATE event_outbox SET event_date_time = now() WHERE event_date_time = 'infinity'`)
+	}
 	retry := func(t *testing.T) {
 		t.Helper()
 		b.reads(t, "section[aria-labelledby=quarantine]", "DateTime64(6) has no such value")

@@ -88,13 +88,30 @@ func (p Program) answer(ctx *kong.Context) (done bool, err error) {
 		switch {
 		case path.Flag == nil:
 		case path.Flag == ctx.Model.HelpFlag:
-			return true, ctx.PrintUsage(false)
+			return true, p.usage(ctx)
 		case path.Flag.Name == "version":
 			_, err := fmt.Fprintf(p.Stdout, "%s %s\n", p.Name, ReadBuild())
 			return true, err
 		}
 	}
 	return false, nil
+}
+
+// usage prints help. That of a program which has a command by default tells of that one, too: its settings are the program's.
+func (p Program) usage(ctx *kong.Context) error {
+	usual := ctx.Model.DefaultCmd
+	if ctx.Selected() != nil || usual == nil {
+		return ctx.PrintUsage(false)
+	}
+	whole, err := kong.Trace(ctx.Kong, append([]string{usual.Name}, p.Args...))
+	if err != nil {
+		return fmt.Errorf("print help: %w", err)
+	}
+	if err := whole.PrintUsage(false); err != nil {
+		return fmt.Errorf("print help: %w", err)
+	}
+	_, err = fmt.Fprintln(p.Stdout)
+	return errors.Join(err, ctx.PrintUsage(false))
 }
 
 // wrong makes one error of all problems with a command, which is nil if the command line has none.

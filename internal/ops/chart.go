@@ -13,21 +13,42 @@ import (
 	"github.com/sluicebox/sluicebox/internal/cli"
 )
 
-// A chart shows the last hour in columns, each the worst or the mean of its points: a screen has no room for all of them, and who looks
-// at the page fetches it every two seconds.
 const (
-	chartColumns = 240
-	columnSpan   = time.Hour / chartColumns
-	chartHeight  = 100
+	// mostColumns is how many columns a chart has at most: a screen has no room for all points of an hour, and who looks at the page fetches
+	// it every two seconds.
+	mostColumns = 240
+	chartHeight = 100
 )
 
-// chart is a picture of values over the last hour. Its coordinates are columns, and hundredths of the highest value from the top.
+// span is the time that charts show, in columns: each the worst or the mean of its points.
+type span struct {
+	to      time.Time
+	minutes int
+	columns int
+	column  time.Duration
+}
+
+// spanOf is the last hour, or less of it if not that much is known yet.
+func spanOf(points []point, to time.Time) span {
+	minutes := 60
+	for _, fewer := range []int{15, 5} {
+		if len(points) == 0 || to.Sub(points[0].at) <= time.Duration(fewer)*time.Minute {
+			minutes = fewer
+		}
+	}
+	whole := time.Duration(minutes) * time.Minute
+	column := max(sampleInterval, whole/mostColumns)
+	return span{to: to, minutes: minutes, columns: int(whole / column), column: column}
+}
+
+// chart is a picture of values over a span. Its coordinates are columns, and hundredths of the highest value from the top.
 type chart struct {
 	Name, Now, Note string
 	Label           string // for who can't see it
 	Lines           []chartLine
 	Highest, Half   string // what the upper edge and the middle stand for
 	Columns, Height int
+	Minutes         int // that it shows
 }
 
 type chartLine struct {
@@ -45,13 +66,13 @@ type series struct {
 }
 
 // columns gathers the points of each column, oldest first; NaN: none is known.
-func (s *series) columns(points []point, now time.Time) []float64 {
-	sums, counts := make([]float64, chartColumns), make([]int, chartColumns)
-	last := now.UnixNano() / int64(columnSpan)
+func (s *series) columns(points []point, over span) []float64 {
+	sums, counts := make([]float64, over.columns), make([]int, over.columns)
+	last := over.to.UnixNano() / int64(over.column)
 	for _, p := range points {
-		i, value := chartColumns-1-int(last-p.at.UnixNano()/int64(columnSpan)), s.value(p)
+		i, value := over.columns-1-int(last-p.at.UnixNano()/int64(over.column)), s.value(p)
 		switch {
-		case i < 0 || i >= chartColumns || math.IsNaN(value):
+		case i < 0 || i >= over.columns || math.IsNaN(value):
 			continue
 		case s.mean || counts[i] == 0:
 			sums[i] += value
@@ -79,12 +100,12 @@ type scale struct {
 }
 
 // draw makes a chart.
-func draw(name, now string, points []point, at time.Time, s scale, lines ...series) chart {
+func draw(name, now string, points []point, over span, s scale, lines ...series) chart {
 	words := s.words
-	c := chart{Name: name, Now: now, Columns: chartColumns, Height: chartHeight}
+	c := chart{Name: name, Now: now, Columns: over.columns, Height: chartHeight, Minutes: over.minutes}
 	values, highest := make([][]float64, len(lines)), 0.0
 	for i := range lines {
-		values[i] = lines[i].columns(points, at)
+		values[i] = lines[i].columns(points, over)
 		for _, value := range values[i] {
 			if !math.IsNaN(value) {
 				highest = max(highest, value)
@@ -93,7 +114,7 @@ func draw(name, now string, points []point, at time.Time, s scale, lines ...seri
 	}
 	edge := s.edge(highest)
 	c.Highest, c.Half = words(edge), words(edge/2)
-	c.Label = name + " over the last hour: now " + now + ", at most " + words(highest)
+	c.Label = name + " over the last " + strconv.Itoa(over.minutes) + " minutes: now " + now + ", at most " + words(highest)
 	for i, line := range lines {
 		drawn := chartLine{Class: line.class, Name: line.name, Values: spoken(values[i], words)}
 		drawn.Path, drawn.Area = path(values[i], edge)
@@ -105,30 +126,38 @@ func draw(name, now string, points []point, at time.Time, s scale, lines ...seri
 	return c
 }
 
-// path draws values as a line, and as the area below it, with gaps where none is known.
+// path draws values as a line, and as the area below it, with gaps where none is known for longer than a column: samples and columns are not
+// in step.
 func path(values []float64, edge float64) (line, area string) {
+	const bridged = 1
 	var l, a strings.Builder
-	for i := 0; i < len(values); i++ {
-		if math.IsNaN(values[i]) {
-			continue
+	begin, last := -1, -1 // of the present run of values
+	end := func() {
+		if begin < 0 {
+			return
 		}
-		from := i
-		for ; i < len(values) && !math.IsNaN(values[i]); i++ {
-			y := strconv.FormatFloat(chartHeight*(1-values[i]/edge), 'f', 1, 64)
-			step := "L"
-			if i == from {
-				step = "M"
-				fmt.Fprintf(&a, "M%d %dL%d %s", i, chartHeight, i, y)
-			} else {
-				fmt.Fprintf(&a, "L%d %s", i, y)
-			}
-			fmt.Fprintf(&l, "%s%d %s", step, i, y)
-		}
-		if i == from+1 {
+		if last == begin {
 			l.WriteString("h0.1") // a single value is a dot
 		}
-		fmt.Fprintf(&a, "L%d %dZ", i-1, chartHeight)
+		fmt.Fprintf(&a, "L%d %dZ", last, chartHeight)
 	}
+	for i, value := range values {
+		if math.IsNaN(value) {
+			continue
+		}
+		y := strconv.FormatFloat(chartHeight*(1-value/edge), 'f', 1, 64)
+		if begin < 0 || i-last > 1+bridged {
+			end()
+			begin = i
+			fmt.Fprintf(&l, "M%d %s", i, y)
+			fmt.Fprintf(&a, "M%d %dL%d %s", i, chartHeight, i, y)
+		} else {
+			fmt.Fprintf(&l, "L%d %s", i, y)
+			fmt.Fprintf(&a, "L%d %s", i, y)
+		}
+		last = i
+	}
+	end()
 	return l.String(), a.String()
 }
 
@@ -164,7 +193,7 @@ func roundUp(value float64) float64 {
 
 // charts are those of the page; none, if nothing is known: a standby's.
 func (o *observed) charts() []chart {
-	points, now := o.recently.points, o.now
+	points, over := o.recently.points, spanOf(o.recently.points, o.now)
 	if o.recently.epoch == 0 && !slices.ContainsFunc(points, func(p point) bool { return !math.IsNaN(p.lag) }) {
 		return nil
 	}
@@ -178,15 +207,15 @@ func (o *observed) charts() []chart {
 	inTime := func(floor float64) scale {
 		return scale{floor: floor, words: seconds, edges: []float64{10, 20, 30, 60, 120, 240, 600, 1200, 2400, 3600, 2 * 3600, 4 * 3600, 8 * 3600}}
 	}
-	latency := draw("Commit to queryable", seconds(p50), points, now, inTime(0.1),
+	latency := draw("Commit to queryable", seconds(p50), points, over, inTime(0.1),
 		series{class: "p99", name: "p99", value: func(p point) float64 { return p.p99 }},
 		series{class: "p50", name: "p50", value: func(p point) float64 { return p.p50 }, mean: true})
 	if !math.IsNaN(p99) {
 		latency.Note = seconds(p99)
 	}
 	return []chart{
-		draw("Lag", lag, points, now, inTime(1), series{class: "lag", name: "lag", value: func(p point) float64 { return p.lag }, area: true}),
-		draw("Delivered", perSecond(o.recently.out), points, now, scale{floor: 10, words: perSecond},
+		draw("Lag", lag, points, over, inTime(1), series{class: "lag", name: "lag", value: func(p point) float64 { return p.lag }, area: true}),
+		draw("Delivered", perSecond(o.recently.out), points, over, scale{floor: 10, words: perSecond},
 			series{class: "rate", name: "rate", value: func(p point) float64 { return p.rate }, mean: true, area: true}),
 		latency,
 	}

@@ -50,10 +50,10 @@
     cursor.setAttribute("x2", column);
     plot.classList.add("pointed");
     const values = lines.map((line) => [line.dataset.name, line.dataset.values.split("|")[column]]).filter(([, value]) => value);
-    const minutes = Math.round(((columns - 1 - column) * 60) / columns);
+    const minutes = ((columns - 1 - column) * plot.querySelector("svg").dataset.minutes) / columns;
     const text = values.length === 0 ? "–" : values.length === 1 ? values[0][1] : values.map((v) => v.join(" ")).join(" · ");
     const now = card.querySelector(".now"), small = document.createElement("small");
-    small.textContent = minutes === 0 ? "now" : minutes + " min ago";
+    small.textContent = column === columns - 1 ? "now" : minutes < 2 ? Math.round(minutes * 60) + " s ago" : Math.round(minutes) + " min ago";
     now.replaceChildren(text + " ", small);
   }
   main.addEventListener("pointermove", (event) => {

@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/sluicebox/sluicebox/internal/batch"
+	"github.com/sluicebox/sluicebox/internal/pipeline"
 )
 
 func TestPageReadsTheLedger(t *testing.T) {
@@ -78,6 +79,12 @@ func TestPageCharts(t *testing.T) {
 		at := func() int64 { return time.Now().UnixMicro() }
 		for i := range 2 * 3600 { // of which only the last hour is kept
 			look(m, 1000)
+			switch i {
+			case 5000:
+				m.State(pipeline.Standby, "another one leads") // nothing is known of the lag
+			case 5300:
+				m.State(pipeline.Streaming, "")
+			}
 			if i >= 6000 && i < 6100 { // a bad time that is over
 				m.Settled(&batch.Batch{IDs: make([]int64, 1), Stored: time.Now(), Commits: []batch.Commit{{At: at() - 30_000_000, Rows: 1000}}}, time.Second, time.Second)
 			}
@@ -101,6 +108,9 @@ func TestPageCharts(t *testing.T) {
 		}
 		paths := regexp.MustCompile(`<path class="stroke (\w+)".*? data-values="(.*?)" d="(.*?)"`).FindAllStringSubmatch(text, -1)
 		for _, path := range paths {
+			if lines := strings.Count(path[3], "M"); path[1] == "lag" && lines != 2 || path[1] == "rate" && lines != 1 {
+				t.Errorf("%s is drawn as %d lines, want a gap while it was not known: %s", path[1], lines, path[3])
+			}
 			values := strings.Split(path[2], "|")
 			if len(values) != 240 {
 				t.Errorf("%s has %d columns, want 240", path[1], len(values))
@@ -109,6 +119,7 @@ func TestPageCharts(t *testing.T) {
 				t.Errorf("there are latencies from column %d on, want one for 20 minutes ago: 160", known)
 			}
 		}
+		has(t, text, "60 min ago", "Lag over the last 60 minutes: now 0 s")
 		if len(paths) != 4 {
 			t.Errorf("%d lines, want 4", len(paths))
 		}

@@ -140,7 +140,7 @@ func TestPage(t *testing.T) {
 			has(t, shown(t, pageOf(m, b, true)),
 				`<title>Fine · orders · Sluicebox</title>`, `leads, epoch 7`, `v1.2.3`,
 				`<p class="sentence">Streaming; 0 B behind; last batch`, `Everything that was committed is in ClickHouse.`,
-				`filling a batch: 120 rows`, `in flight: 300 rows`, `being marked: 40 rows`, `delivered 5,000`, `answers, 17 parts`,
+				`filling a batch: 120 rows`, `in flight: 300 rows`, `being marked: 40 rows`, `delivered 5,000`, `answers, 17 parts`, `5 min ago`,
 				`<th scope="row">812</th>`, `>5,000</td>`, `>1.2 MB</td>`, `>rows</td>`, `>300 ms</td>`, `>100 ms</td>`, `>400 ms</td>`,
 				`host-a:12:XYZ leads`, `24 MB of WAL`, `0/4711`, `reserved`, `Nothing is in quarantine.`,
 				`publication`, `3 min`, `12,345`, `it was altered`)

@@ -80,8 +80,10 @@ func (o *observed) pictures() []picture {
 
 func (p part) at(x, y int) box {
 	b := box{Class: p.class, X: x, Y: y, Width: boxWidth, Height: boxHeight, Texts: []label{{"title", x + 16, y + 27, p.title}}}
-	for i, line := range p.lines {
-		b.Texts = append(b.Texts, label{"line", x + 16, y + 51 + i*19, line})
+	for _, line := range p.lines {
+		if line != "" {
+			b.Texts = append(b.Texts, label{"line", x + 16, y + 32 + len(b.Texts)*19, line})
+		}
 	}
 	return b
 }
