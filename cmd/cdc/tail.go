@@ -58,9 +58,9 @@ func (c *tailCommand) Run(ctx context.Context) error {
 		if err != nil {
 			return err
 		}
-		t := &tail{ledger: l, types: c.Type, out: bufio.NewWriter(os.Stdout), surplus: surplus, print: printLine, width: columns(os.Stdout)}
+		t := &tail{ledger: l, types: c.Type, out: bufio.NewWriter(os.Stdout), surplus: surplus, write: printLine, width: columns(os.Stdout)}
 		if c.JSON {
-			t.print, t.width = printObject, 0
+			t.write, t.width = printObject, 0
 		}
 		return t.follow(ctx, after, log)
 	})
@@ -71,7 +71,7 @@ type tail struct {
 	ledger  *ledger.Ledger
 	types   []string
 	out     *bufio.Writer
-	print   func(w *bufio.Writer, e *ledger.DeliveredEvent, width int) error
+	write   func(w *bufio.Writer, e *ledger.DeliveredEvent, width int) error
 	width   int   // of the terminal, in columns; 0: there is none, or events are shown whole
 	surplus int64 // events to pass over before the first
 }
@@ -132,7 +132,7 @@ func (t *tail) showPage(ctx context.Context, ids []int64) error {
 		return err
 	}
 	for i := range events {
-		if err := t.print(t.out, &events[i], t.width); err != nil {
+		if err := t.write(t.out, &events[i], t.width); err != nil {
 			return fmt.Errorf("print event %d: %w", events[i].ID, err)
 		}
 	}

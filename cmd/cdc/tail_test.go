@@ -45,7 +45,7 @@ func TestTail(t *testing.T) {
 		}
 		l.allMarked(t)
 		d.kill(t)
-		d = l.start(t)
+		l.start(t)
 		l.write(t, 7, 7)
 		l.allMarked(t)
 		const want = 3 + n + 5 + 5 + 7

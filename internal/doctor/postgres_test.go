@@ -3,6 +3,7 @@ package doctor
 import (
 	"context"
 	"io"
+	"maps"
 	"net"
 	"strings"
 	"testing"
@@ -90,9 +91,7 @@ func open(t *testing.T, address string, params map[string]string) *pgconn.PgConn
 	if err != nil {
 		t.Fatal(err)
 	}
-	for name, value := range params {
-		config.RuntimeParams[name] = value
-	}
+	maps.Copy(config.RuntimeParams, params)
 	conn, err := pgconn.ConnectConfig(t.Context(), config)
 	if err != nil {
 		t.Fatal(err)
@@ -208,14 +207,14 @@ func announce(server, client net.Conn) error {
 	for {
 		message, err := from.Receive()
 		if err != nil {
-			return nil //nolint:nilerr // one of them has ended
+			return nil // one of them has ended
 		}
 		if key, is := message.(*pgproto3.BackendKeyData); is {
 			key.ProcessID++
 		}
 		to.Send(message)
 		if err := to.Flush(); err != nil {
-			return nil //nolint:nilerr // as above
+			return nil // as above
 		}
 	}
 }

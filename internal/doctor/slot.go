@@ -133,7 +133,7 @@ func twoPhase(_ context.Context, l *look) Finding {
 	return ok("off")
 }
 
-func failover(ctx context.Context, l *look) Finding {
+func failover(_ context.Context, l *look) Finding {
 	if l.slot.failover == nil {
 		return skip("PostgreSQL 17 is the first that has slots which standbys keep")
 	}
