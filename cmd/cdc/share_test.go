@@ -101,7 +101,7 @@ func TestShares(t *testing.T) {
 	t.Run("a stream that would carry rows of another one waits, and says what to do", func(t *testing.T) {
 		t.Parallel()
 		even, _ := shares(t)
-		even.start(t)
+		first := even.start(t)
 		even.write(t, 10, 10)
 		even.delivered(t, 0)
 		whole := lineOn(t, even.db)
@@ -113,6 +113,16 @@ func TestShares(t *testing.T) {
 		if n := even.count(t, `SELECT count(*) FROM event_outbox WHERE id % 2 = 1 AND processed`); n > 0 {
 			t.Errorf("%d rows of no share are marked", n)
 		}
+		first.stop(t)
+		eventually(t, func() string {
+			if n := whole.count(t, `SELECT count(*) FROM event_outbox WHERE NOT processed`); n > 0 {
+				return fmt.Sprintf("the other stream has ended, and %d rows are not processed", n)
+			}
+			return ""
+		})
+		even.arrived(t, 20)
+		second := even.start(t)
+		second.wait(t, "the outbox has other streams that carry the same rows: "+whole.slot)
 	})
 
 	t.Run("a publication of another share is refused", func(t *testing.T) {

@@ -76,10 +76,11 @@ func postgresIllnesses() []illness {
 		{
 			check: "ledger.rivals", seen: "other streams that carry the same rows: rival", want: Fail,
 			pg: []string{
-				`SELECT pg_create_logical_replication_slot('rival', 'pgoutput')`,
 				`INSERT INTO sluicebox.stream (slot, phase, outbox, publication) SELECT 'rival', 'stream', 'public.event_outbox', oid || ' x' FROM pg_publication`,
+				`INSERT INTO sluicebox.batch (slot, seq, epoch, token, ids, rows, bytes, end_lsn, end_ordinal, ack_lsn, partition, sealed_by)
+				 VALUES ('rival', 1, 1, 't', '{[1,2)}', 1, 1, '0/0', 0, '0/0', 202601, 'rows')`,
 			},
-			cure: []string{`SELECT pg_drop_replication_slot('rival')`, `DELETE FROM sluicebox.stream WHERE slot = 'rival'`},
+			cure: []string{`DELETE FROM sluicebox.batch WHERE slot = 'rival'`, `DELETE FROM sluicebox.stream WHERE slot = 'rival'`},
 		},
 	}
 }

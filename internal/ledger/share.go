@@ -37,14 +37,17 @@ func (e *RivalError) Error() string {
 	return "the outbox has other streams that carry the same rows: " + strings.Join(e.Slots, ", ")
 }
 
-// Alone returns a [*RivalError] if the outbox has another stream, whose slot is there, with rows of this one. A stream that has not ended its
-// first backfill is not known yet, and looks itself when it begins its next session.
+// Alone returns a [*RivalError] if the outbox has another stream with rows of this one that somebody leads, or that has batches whose outcome
+// is open. Who leads looks after taking the lead, so that of two at least one sees the other. What a stream carries is not known until its
+// first backfill has ended.
 func (l *Ledger) Alone(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, statementTimeout)
 	defer cancel()
 	rows, err := l.pool.Query(ctx, `
-SELECT s.slot, `+filterOf+` FROM sluicebox.stream s JOIN pg_replication_slots p ON p.slot_name = s.slot AND p.database = current_database()
-WHERE s.outbox = $2 AND s.slot <> $3 AND s.publication IS NOT NULL ORDER BY s.slot`, l.outbox(), l.schema+"."+l.table, l.slot)
+SELECT s.slot, `+filterOf+` FROM sluicebox.stream s
+WHERE s.outbox = $2 AND s.slot <> $3 AND s.publication IS NOT NULL
+  AND (`+strings.ReplaceAll(leads, "$1", "s.slot")+` OR EXISTS (SELECT FROM sluicebox.batch b WHERE b.slot = s.slot AND b.state = 'planned'))
+ORDER BY s.slot`, l.outbox(), l.schema+"."+l.table, l.slot)
 	if err != nil {
 		return fmt.Errorf("look for other streams: %w", err)
 	}

@@ -41,8 +41,8 @@ func Hint(err error) string {
 	case errors.As(err, &filter):
 		return filter.Hint()
 	case errors.As(err, &rival):
-		return "give each stream of an outbox its own CDC_SHARE, see docs/scaling.md; if a stream is not used any more, drop its slot: " +
-			"SELECT pg_drop_replication_slot('" + rival.Slots[0] + "')"
+		return "give each stream of an outbox its own CDC_SHARE, see docs/scaling.md; if stream " + rival.Slots[0] + " is to be given up, " +
+			"let its daemon deliver what it has planned, end it, and drop its slot"
 	case errors.As(err, &halt):
 		return halt.Hint
 	case errors.Is(err, ledger.ErrFenced):
