@@ -21,18 +21,12 @@ type grammar struct {
 
 func main() {
 	os.Exit(cli.Main("api", func(ctx context.Context) error {
-		var g grammar
 		program := cli.Program{
 			Name:   "api",
 			About:  "Serves users over HTTP. Each new user is an event in the outbox of Postgres, written in the same transaction.",
 			Prefix: "API_",
 		}
-		command, err := program.Parse(&g)
-		if err != nil {
-			return err
-		}
-		command.BindTo(ctx, (*context.Context)(nil))
-		return command.Run()
+		return program.Run(ctx, &grammar{})
 	}))
 }
 

@@ -131,7 +131,7 @@ func (c *auditCommand) audit(ctx context.Context) (*audit.Report, error) {
 	if err != nil {
 		return report, err
 	}
-	books := ledger.New(pool, c.Slot, schema, table)
+	books := c.ledger(pool)
 	c.keep(ctx, books, report)
 	if c.Repair && report.Same() && !c.bounded() {
 		// ClickHouse has everything: whatever it had lost, it has lost no more.

@@ -23,17 +23,11 @@ type grammar struct {
 
 func main() {
 	os.Exit(cli.Main("cdc", func(ctx context.Context) error {
-		var g grammar
 		program := cli.Program{
 			Name:   "cdc",
 			About:  "Carries events from a Postgres outbox table to ClickHouse, each exactly once, by logical replication.",
 			Prefix: "CDC_",
 		}
-		command, err := program.Parse(&g)
-		if err != nil {
-			return err
-		}
-		command.BindTo(ctx, (*context.Context)(nil))
-		return command.Run()
+		return program.Run(ctx, &grammar{})
 	}))
 }

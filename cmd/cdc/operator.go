@@ -33,10 +33,9 @@ func (p *postgres) operate(ctx context.Context, do func(*ledger.Ledger) error) e
 		return fmt.Errorf("open Postgres: %w", err)
 	}
 	defer pool.Close()
-	schema, table := p.outbox()
 	err = checkSchema(ctx, pool)
 	if err == nil {
-		err = do(ledger.New(pool, p.Slot, schema, table))
+		err = do(p.ledger(pool))
 	}
 	return explain(err)
 }

@@ -89,9 +89,8 @@ func (c *runCommand) page(ctx context.Context, metrics *ops.Metrics, listener ne
 	if err != nil {
 		return nil, nil, fmt.Errorf("open Postgres: %w", err)
 	}
-	schema, table := c.outbox()
 	addr, isTCP := listener.Addr().(*net.TCPAddr)
-	return ops.NewPage(metrics, ledger.New(pool, c.Slot, schema, table), ops.PageConfig{
+	return ops.NewPage(metrics, c.ledger(pool), ops.PageConfig{
 		Slot: c.Slot, Build: cli.ReadBuild(), Loopback: isTCP && addr.IP.IsLoopback(),
 	}, log), pool.Close, nil
 }

@@ -89,6 +89,12 @@ func (p *postgres) config(conns int32) (*pgxpool.Config, error) {
 	return config, nil
 }
 
+// ledger is that of the stream that the settings name.
+func (p *postgres) ledger(pool *pgxpool.Pool) *ledger.Ledger {
+	schema, table := p.outbox()
+	return ledger.New(pool, p.Slot, schema, table)
+}
+
 // replication is the stream that the settings name, read as the given credential.
 func (s *stream) replication(url cli.Secret) replication.Config {
 	schema, table := s.outbox()

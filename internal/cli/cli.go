@@ -17,6 +17,7 @@ package cli
 
 import (
 	"cmp"
+	"context"
 	"errors"
 	"fmt"
 	"io"
@@ -95,6 +96,16 @@ func (p Program) answer(ctx *kong.Context) (done bool, err error) {
 		}
 	}
 	return false, nil
+}
+
+// Run fills grammar as [Program.Parse] does, and runs the chosen command. Its Run method may take the context.
+func (p Program) Run(ctx context.Context, grammar any) error {
+	command, err := p.Parse(grammar)
+	if err != nil {
+		return err
+	}
+	command.BindTo(ctx, (*context.Context)(nil))
+	return command.Run()
 }
 
 // usage prints help. That of a program which has a command by default tells of that one, too: its settings are the program's.

@@ -135,32 +135,27 @@ func walLevel(_ context.Context, l *look) Finding {
 }
 
 func freeSlots(ctx context.Context, l *look) Finding {
-	var used int64
-	var ours bool
-	err := l.pg.QueryRow(ctx, `SELECT count(*), coalesce(bool_or(slot_name = $1), false) FROM pg_replication_slots`, l.config.Replication.Slot).Scan(&used, &ours)
-	if err != nil {
-		return unknown(err)
-	}
-	most := l.server.number("max_replication_slots")
-	if used >= most && !ours {
-		return fail("one that is free", fmt.Sprintf("ALTER SYSTEM SET max_replication_slots = %d, then restart Postgres", most+4),
-			"all %d replication slots are in use, and none is %s", most, l.config.Replication.Slot)
-	}
-	return ok("%d of %d in use", used, most)
+	return oneFree(ctx, l, "max_replication_slots", "all %d replication slots are in use, and none is %s",
+		`SELECT count(*), coalesce(bool_or(slot_name = $1), false) FROM pg_replication_slots`)
 }
 
 func freeSenders(ctx context.Context, l *look) Finding {
+	return oneFree(ctx, l, "max_wal_senders", "all %d WAL senders are in use, and none reads %s",
+		`SELECT (SELECT count(*) FROM pg_stat_replication), EXISTS (SELECT FROM pg_replication_slots WHERE slot_name = $1 AND active)`)
+}
+
+// oneFree wants one more of what a setting of Postgres limits, unless the stream has its own already. The query tells how many are in use, and
+// whether it has.
+func oneFree(ctx context.Context, l *look, limit, exhausted, query string) Finding {
 	var used int64
 	var ours bool
-	err := l.pg.QueryRow(ctx, `SELECT (SELECT count(*) FROM pg_stat_replication),
-       EXISTS (SELECT FROM pg_replication_slots WHERE slot_name = $1 AND active)`, l.config.Replication.Slot).Scan(&used, &ours)
-	if err != nil {
+	slot := l.config.Replication.Slot
+	if err := l.pg.QueryRow(ctx, query, slot).Scan(&used, &ours); err != nil {
 		return unknown(err)
 	}
-	most := l.server.number("max_wal_senders")
+	most := l.server.number(limit)
 	if used >= most && !ours {
-		return fail("one that is free", fmt.Sprintf("ALTER SYSTEM SET max_wal_senders = %d, then restart Postgres", most+4),
-			"all %d WAL senders are in use, and none reads %s", most, l.config.Replication.Slot)
+		return fail("one that is free", fmt.Sprintf("ALTER SYSTEM SET %s = %d, then restart Postgres", limit, most+4), exhausted, most, slot)
 	}
 	return ok("%d of %d in use", used, most)
 }

@@ -15,8 +15,8 @@ import (
 const filterOf = `coalesce((SELECT pg_get_expr(r.prqual, r.prrelid) FROM pg_publication_rel r
     WHERE r.prpubid::text = split_part(s.publication, ' ', 1) AND r.prrelid = to_regclass($1)), '')`
 
-// Published is the share that the publication of the stream has, for who was not told; the whole if there never was one.
-func (l *Ledger) Published(ctx context.Context, tx pgx.Tx) (share.Share, error) {
+// published is the share that the publication of the stream has, for who was not told; the whole if there never was one.
+func (l *Ledger) published(ctx context.Context, tx pgx.Tx) (share.Share, error) {
 	var filter string
 	err := tx.QueryRow(ctx, `SELECT `+filterOf+` FROM sluicebox.stream s WHERE s.slot = $2`, l.outbox(), l.slot).Scan(&filter)
 	if err != nil && !errors.Is(err, pgx.ErrNoRows) {

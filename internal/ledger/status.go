@@ -236,7 +236,7 @@ func (l *Ledger) countUnprocessed(ctx context.Context) (u Unprocessed, err error
 		if _, err := tx.Exec(ctx, `SET LOCAL statement_timeout = '5s'`); err != nil {
 			return err
 		}
-		mine, err := l.Published(ctx, tx)
+		mine, err := l.published(ctx, tx)
 		if err != nil {
 			return err
 		}

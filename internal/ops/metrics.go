@@ -36,7 +36,6 @@ type Metrics struct {
 	leading     prometheus.Gauge
 	epoch       prometheus.Gauge
 	standing    *standing
-	tally       tally
 	surveyed    *surveyed
 	kept        *kept
 	newest      prometheus.Gauge
@@ -163,7 +162,6 @@ func (m *Metrics) State(state pipeline.State, reason string) {
 // Leads notes whether this daemon leads.
 func (m *Metrics) Leads(epoch int64) {
 	m.standing.lead()
-	m.tally.leads.Store(epoch != 0)
 	m.recent.lead(epoch)
 	if epoch == 0 {
 		m.leading.Set(0)
@@ -211,7 +209,6 @@ func (m *Metrics) Attempt(outcome string, took time.Duration) {
 
 // Settled counts a batch that is wholly delivered.
 func (m *Metrics) Settled(b *batch.Batch, took, settling time.Duration) {
-	m.tally.add(b)
 	m.delivered.Add(float64(len(b.IDs)))
 	m.quarantined.Add(float64(len(b.Rejected)))
 	m.batches.WithLabelValues(string(b.SealedBy)).Inc()

@@ -19,17 +19,20 @@ const (
 	mostTimings = 2 * listedBatches
 )
 
-// recent is what the status page shows of the last hour that Postgres does not know, in bounded memory.
+// recent is what the status page shows of the last hour that Postgres does not know, in bounded memory, and the log's summary of its last minute.
 type recent struct {
-	mu        sync.Mutex
-	epoch     int64 // 0: this daemon does not lead
-	hand      inHand
-	received  uint64
-	delivered uint64
-	latency   sketch // since the last point
-	points    []point
-	timings   []timing // of the newest batches, newest last
+	mu       sync.Mutex
+	epoch    int64 // 0: this daemon does not lead
+	hand     inHand
+	received uint64
+	settled  tally
+	latency  sketch // since the last point
+	points   []point
+	timings  []timing // of the newest batches, newest last
 }
+
+// tally is what was delivered since the start.
+type tally struct{ events, batches, quarantined uint64 }
 
 // inHand counts rows under way.
 type inHand struct{ gathered, writing, settling int }
@@ -72,7 +75,9 @@ func (r *recent) receive(rows int) {
 func (r *recent) settle(b *batch.Batch, stored time.Time, took, settling time.Duration) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	r.delivered += uint64(len(b.IDs))
+	r.settled.events += uint64(len(b.IDs))
+	r.settled.batches++
+	r.settled.quarantined += uint64(len(b.Rejected))
 	for _, commit := range b.Commits {
 		r.latency.add(since(commit.At, stored).Seconds(), commit.Rows)
 	}
@@ -82,12 +87,19 @@ func (r *recent) settle(b *batch.Batch, stored time.Time, took, settling time.Du
 	r.timings = append(r.timings, timing{seq: b.Seq, write: max(0, took-settling), settle: settling, rejected: len(b.Rejected)})
 }
 
+// total is what was delivered since the start, and whether this daemon leads.
+func (r *recent) total() (leads bool, sum tally) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.epoch != 0, r.settled
+}
+
 // sample adds a point.
 func (r *recent) sample(now time.Time, lag float64) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	p := point{
-		at: now, received: r.received, delivered: r.delivered, lag: lag, rate: math.NaN(),
+		at: now, received: r.received, delivered: r.settled.events, lag: lag, rate: math.NaN(),
 		p50: r.latency.quantile(0.5), p99: r.latency.quantile(0.99),
 	}
 	r.latency = sketch{}
@@ -123,12 +135,12 @@ func (r *recent) read(now time.Time) recently {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	c := recently{
-		epoch: r.epoch, hand: r.hand, delivered: r.delivered, in: math.NaN(), out: math.NaN(),
+		epoch: r.epoch, hand: r.hand, delivered: r.settled.events, in: math.NaN(), out: math.NaN(),
 		points: slices.Clone(r.points), timings: make(map[int64]timing, len(r.timings)),
 	}
 	if n := len(r.points); n > 0 && r.epoch != 0 { // the one before the last, so that a span is never too short for a rate
 		since := r.points[max(0, n-2)]
-		c.in, c.out = rate(since.received, r.received, since.at, now), rate(since.delivered, r.delivered, since.at, now)
+		c.in, c.out = rate(since.received, r.received, since.at, now), rate(since.delivered, r.settled.events, since.at, now)
 	}
 	for _, t := range r.timings {
 		c.timings[t.seq] = t

@@ -326,8 +326,9 @@ func (p *Pipeline) pause(err error, message string) {
 		peer = ClickHouse
 	}
 	p.observer.Retry(peer)
-	p.observer.State(Paused, Reason(err, Hint(err)))
-	p.log.Error().Err(err).Str("hint", Hint(err)).Msg(message)
+	hint := Hint(err)
+	p.observer.State(Paused, Reason(err, hint))
+	p.log.Error().Err(err).Str("hint", hint).Msg(message)
 }
 
 // pacer is the one way in which this package waits between tries: exponentially longer, with jitter.

@@ -3,7 +3,6 @@ package share
 
 import (
 	"fmt"
-	"math/big"
 	"regexp"
 	"strconv"
 	"strings"
@@ -68,7 +67,10 @@ func (s Share) Overlaps(other Share) bool {
 	if s.Whole() || other.Whole() {
 		return true
 	}
-	common := new(big.Int).GCD(nil, nil, big.NewInt(s.of), big.NewInt(other.of)).Int64()
+	common := s.of // with other.of: the greatest divisor of both
+	for rest := other.of; rest != 0; {
+		common, rest = rest, common%rest
+	}
 	return s.index%common == other.index%common
 }
 
