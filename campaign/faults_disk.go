@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
+	"strings"
 	"time"
 
 	"github.com/ClickHouse/clickhouse-go/v2"
@@ -62,6 +63,10 @@ func fillClickHouse(ctx context.Context, s *stage, _ *rand.Rand) (func(context.C
 	if err := s.inClickHouse(ctx, `CREATE TABLE IF NOT EXISTS filler (n UInt64) ENGINE = MergeTree ORDER BY n`); err != nil {
 		return nil, err
 	}
+	definition, err := s.definition(ctx)
+	if err != nil {
+		return nil, err
+	}
 	free, err := s.means.clickHouseDisk.fill()
 	if err != nil && free == nil {
 		return nil, err
@@ -70,7 +75,7 @@ func fillClickHouse(ctx context.Context, s *stage, _ *rand.Rand) (func(context.C
 		if err := free(); err != nil {
 			return err
 		}
-		return s.attachAnew(ctx)
+		return s.attachAnew(ctx, definition)
 	}
 	if err != nil {
 		return heal, err
@@ -114,16 +119,39 @@ func clockFaults() []fault {
 	}
 }
 
-// attachAnew brings back what a merge has damaged that met the full disk: ClickHouse (26.7) leaves its part with empty files, and takes those it
-// was made of again when it reads the table's folder anew, within minutes.
-func (s *stage) attachAnew(ctx context.Context) error {
+// attachAnew brings back what a full disk has cost, as an operator would within minutes: ClickHouse (26.7) can lose the file with the table's
+// definition, and a merge can leave a part with empty files. It takes the parts that such a one was made of again when it reads the table's
+// folder anew.
+func (s *stage) attachAnew(ctx context.Context, definition string) error {
 	const corruptedData = 246
+	now, err := s.definition(ctx)
+	if err != nil {
+		return nil //nolint:nilerr // what else is wrong is not the disk's
+	}
+	if now == "" {
+		s.tell("ClickHouse has lost the definition of its table; attaching the table with it")
+		return errors.Join(s.inClickHouse(ctx, `DETACH TABLE event_log`), s.inClickHouse(ctx, `ATTACH`+definition))
+	}
 	var rows uint64
-	err := s.click.QueryRow(ctx, `SELECT count() FROM event_log WHERE NOT ignore(*)`).Scan(&rows)
+	err = s.click.QueryRow(ctx, `SELECT count() FROM event_log WHERE NOT ignore(*)`).Scan(&rows)
 	var refused *clickhouse.Exception
 	if !errors.As(err, &refused) || refused.Code != corruptedData {
-		return nil // what else is wrong is not the disk's
+		return nil
 	}
 	s.tell("a merge has left a damaged part; attaching the table anew")
 	return errors.Join(s.inClickHouse(ctx, `DETACH TABLE event_log`), s.inClickHouse(ctx, `ATTACH TABLE event_log`))
+}
+
+// definition is what comes after CREATE or ATTACH to make the table that there is, of the data that are there. It is empty if ClickHouse can't tell.
+func (s *stage) definition(ctx context.Context) (string, error) {
+	var id, create string
+	if err := s.click.QueryRow(ctx, `SELECT extract(data_paths[1], '([^/]+)/$'), create_table_query FROM system.tables
+WHERE database = currentDatabase() AND name = 'event_log'`).Scan(&id, &create); err != nil {
+		return "", err
+	}
+	_, body, found := strings.Cut(create, "event_log ")
+	if !found {
+		return "", nil
+	}
+	return " TABLE event_log UUID '" + id + "' " + body, nil
 }

@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"math/rand/v2"
 	"time"
@@ -12,6 +13,9 @@ func recreateTable(ctx context.Context, s *stage, random *rand.Rand) (func(conte
 	var create string
 	if err := s.click.QueryRow(ctx, `SELECT create_table_query FROM system.tables WHERE database = currentDatabase() AND name = 'event_log'`).Scan(&create); err != nil {
 		return nil, err
+	}
+	if create == "" {
+		return nil, errors.New("ClickHouse does not tell how the table is defined")
 	}
 	s.oracle.lacking.Store(true)
 	heal := func(ctx context.Context) error {

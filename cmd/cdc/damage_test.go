@@ -1,8 +1,10 @@
 package main
 
 import (
+	"io/fs"
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 )
 
@@ -43,4 +45,48 @@ func TestDamagedPart(t *testing.T) {
 	ask(`DETACH TABLE event_log`)
 	ask(`ATTACH TABLE event_log`)
 	l.allMarked(t)
+}
+
+// TestLostDefinition holds that a daemon does not take the promise of a table for weaker when ClickHouse has lost the table's definition, and
+// that what docs/situations.md says brings it back.
+func TestLostDefinition(t *testing.T) {
+	t.Parallel()
+	l, server := newOwnSinkLine(t)
+	d := l.start(t)
+	l.write(t, 20, 20)
+	l.allMarked(t)
+	d.stop(t)
+	ask := func(sql string) {
+		t.Helper()
+		if err := l.ch.Exec(t.Context(), sql); err != nil {
+			t.Fatalf("%s: %v", sql, err)
+		}
+	}
+	var id, create string
+	if err := l.ch.QueryRow(t.Context(), `SELECT extract(data_paths[1], '([^/]+)/$'), create_table_query FROM system.tables
+WHERE database = currentDatabase() AND name = 'event_log'`).Scan(&id, &create); err != nil {
+		t.Fatal(err)
+	}
+	removed := 0
+	err := filepath.WalkDir(server.Dir, func(path string, entry fs.DirEntry, err error) error {
+		if err != nil || entry.Name() != "event_log.sql" {
+			return nil //nolint:nilerr // the server makes and removes files meanwhile
+		}
+		removed++
+		return os.Remove(path)
+	})
+	if err != nil || removed == 0 {
+		t.Fatalf("%d files removed: %v", removed, err)
+	}
+	d = l.start(t)
+	l.write(t, 20, 20)
+	d.wait(t, "ClickHouse does not tell how table event_log is defined")
+	_, body, _ := strings.Cut(create, "event_log ")
+	ask(`DETACH TABLE event_log`)
+	ask(`ATTACH TABLE event_log UUID '` + id + `' ` + body)
+	l.allMarked(t)
+	d.stop(t)
+	if strings.Contains(d.text(), "no deduplication window") {
+		t.Error("the table was taken for one without a deduplication window")
+	}
 }

@@ -122,6 +122,12 @@ WHERE database = if(? = '', currentDatabase(), ?) AND name = ?`, database, datab
 	if err != nil {
 		return nil, fmt.Errorf("look at table %s: %w", c.table, err)
 	}
+	if create == "" { // what is asked for below would look absent, and the promise weaker than it is
+		return nil, &batch.Failure{
+			Class: batch.Configuration, Err: fmt.Errorf("ClickHouse does not tell how table %s is defined: it cannot read the table's metadata file", c.table),
+			Hint: "a full disk of ClickHouse can cost that file, and a restart then costs the table: docs/situations.md tells how to bring it back",
+		}
+	}
 	t.Window = window(engine, settings)
 	t.Partition = partition
 	if err := c.inspectColumns(ctx, t, database, table); err != nil {
