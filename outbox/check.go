@@ -102,32 +102,92 @@ func (e Event) marshalContext() (string, error) {
 	case !utf8.Valid(content):
 		return "", errors.New("is not valid UTF-8")
 	}
-	return string(content), checkEscapes(content)
+	return string(content), checkJSONB(content)
 }
 
-// checkEscapes finds the escapes that are JSON but not jsonb: NUL, and halves of surrogate pairs.
-func checkEscapes(content []byte) error {
-	for i := 0; i < len(content); i++ {
-		if content[i] != '\\' {
+// checkJSONB finds what is JSON but not jsonb. The content is valid JSON.
+func checkJSONB(content []byte) error {
+	printed := len(content)
+	for i := 0; i < len(content); {
+		var n int
+		var err error
+		switch c := content[i]; {
+		case c == '"':
+			n, err = checkString(content[i:])
+		case c == '-' || c >= '0' && c <= '9':
+			var width int
+			n, width, err = checkNumber(content[i:])
+			printed += max(0, width-n)
+		default:
+			n = 1
+		}
+		if err != nil {
+			return err
+		}
+		i += n
+	}
+	if printed > MaxContext {
+		return fmt.Errorf("has %d bytes once its numbers are written without exponents, as Postgres does, more than %d", printed, MaxContext)
+	}
+	return nil
+}
+
+// checkString finds NUL, and halves of surrogate pairs, in the string that b begins with, and returns the string's length.
+func checkString(b []byte) (int, error) {
+	for i := 1; ; i++ {
+		switch b[i] {
+		case '"':
+			return i + 1, nil
+		case '\\':
+			i++
+		default:
 			continue
 		}
-		i++ // content is valid JSON: a backslash is never its last byte
-		if content[i] != 'u' {
+		if b[i] != 'u' {
 			continue
 		}
-		r := escaped(content[i-1:])
+		r := escaped(b[i-1:])
 		i += 4
 		switch {
 		case r == 0:
-			return errors.New(`has a NUL character (\u0000), which jsonb cannot store`)
+			return 0, errors.New(`has a NUL character (\u0000), which jsonb cannot store`)
 		case !utf16.IsSurrogate(r):
-		case utf16.DecodeRune(r, escaped(content[i+1:])) == utf8.RuneError:
-			return errors.New("has half of a surrogate pair, which jsonb cannot store")
+		case utf16.DecodeRune(r, escaped(b[i+1:])) == utf8.RuneError:
+			return 0, errors.New("has half of a surrogate pair, which jsonb cannot store")
 		default:
 			i += 6 // the other half
 		}
 	}
-	return nil
+}
+
+// checkNumber returns the length of the number that b begins with, and the length of what Postgres makes of it, at least. It finds
+// numbers that are out of the range of numeric.
+func checkNumber(b []byte) (length, width int, err error) {
+	const (
+		maxPower    = 131071 // of ten, of the first digit
+		maxScale    = 16383
+		maxExponent = math.MaxInt32/2 - 1
+	)
+	for length < len(b) && strings.IndexByte("+-.0123456789Ee", b[length]) >= 0 {
+		length++
+	}
+	mantissa, power, _ := strings.Cut(strings.ToLower(string(b[:length])), "e")
+	var exponent int
+	if power != "" {
+		exponent, err = strconv.Atoi(power)
+	}
+	whole, fraction, _ := strings.Cut(strings.TrimPrefix(mantissa, "-"), ".")
+	digits := whole + fraction
+	first := len(digits) - len(strings.TrimLeft(digits, "0"))
+	scale := max(0, len(fraction)-exponent)
+	top := 0
+	if first < len(digits) {
+		top = len(whole) - 1 - first + exponent
+	}
+	if err != nil || exponent > maxExponent || exponent < -maxExponent || scale > maxScale || top > maxPower {
+		return 0, 0, fmt.Errorf("has a number that jsonb cannot store: it takes %d digits before the decimal point and %d after it", maxPower+1, maxScale)
+	}
+	return length, max(0, top) + 1 + scale, nil
 }
 
 // escaped returns the code unit of the escape \uXXXX that b starts with, or -1.

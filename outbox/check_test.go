@@ -57,6 +57,8 @@ func TestInvalidEventsAreNamedAndNotSent(t *testing.T) {
 		"lone high surrogate":  {func(e *outbox.Event) { e.Context = json.RawMessage(`"\ud83d"`) }, "Context", "has half of a surrogate pair, which jsonb cannot store"},
 		"lone low surrogate":   {func(e *outbox.Event) { e.Context = json.RawMessage(`"\ude00x"`) }, "Context", "has half of a surrogate pair, which jsonb cannot store"},
 		"high, then no escape": {func(e *outbox.Event) { e.Context = json.RawMessage(`"\ud83d\n\ude00"`) }, "Context", "has half of a surrogate pair, which jsonb cannot store"},
+		"number too large":     {func(e *outbox.Event) { e.Context = json.RawMessage(`{"a": [1, -2e131072]}`) }, "Context", "has a number that jsonb cannot store: it takes 131072 digits before the decimal point and 16383 after it"},
+		"long when printed":    {func(e *outbox.Event) { e.Context = json.RawMessage("[" + strings.Repeat("1e131071,", 200) + "1]") }, "Context", "has 26214603 bytes once its numbers are written without exponents, as Postgres does, more than 16777216"},
 		"context too long":     {func(e *outbox.Event) { e.Context = strings.Repeat("x", outbox.MaxContext-1) }, "Context", "has 16777217 bytes of JSON, more than 16777216"},
 	} {
 		t.Run(name, func(t *testing.T) {

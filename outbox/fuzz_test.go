@@ -1,6 +1,7 @@
 package outbox_test
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
@@ -12,6 +13,7 @@ import (
 	"unicode/utf8"
 
 	"github.com/jackc/pgx/v5/pgconn"
+	"github.com/shopspring/decimal"
 
 	"github.com/sluicebox/sluicebox/outbox"
 )
@@ -32,6 +34,7 @@ func FuzzPublish(f *testing.F) {
 	f.Add("", "a\x00", []byte(`"\ud83d\ude00"`), -1, "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01", int64(1<<40))
 	f.Add(" ", "\xff", []byte(`"\\\u0000"`), 1<<31, "x", int64(-1<<40))
 	f.Add("t", "e", []byte(`{"\ud83d":"\ude00"}`), 1, "", int64(9223372036))
+	f.Add("t", "e", []byte(`[1E700, 1e131072]`), 1, "", int64(0))
 	f.Fuzz(func(t *testing.T, kind, environment string, content []byte, version int, trace string, seconds int64) {
 		tx := &taking{}
 		at := time.Unix(seconds, 0).UTC()
@@ -46,13 +49,28 @@ func FuzzPublish(f *testing.F) {
 			return
 		}
 		var whole any
-		bad := json.Unmarshal(content, &whole) != nil || strings.ContainsRune(fmt.Sprint(whole), 0) || !utf8.Valid(content) ||
+		decoder := json.NewDecoder(bytes.NewReader(content)) // of any number, float64 or not
+		decoder.UseNumber()
+		bad := decoder.Decode(&whole) != nil || outOfRange(content) || strings.ContainsRune(fmt.Sprint(whole), 0) || !utf8.Valid(content) ||
 			strings.TrimSpace(kind) == "" || strings.ContainsRune(kind+environment, 0) || !utf8.ValidString(kind+environment) ||
 			version < 0 || version > 1<<31-1 || at.Year() < 1900 || at.Year() > 2262
 		if bad || !tx.sent {
 			t.Errorf("sent: %v; accepted %q in %q: %q, version %d, at %s", tx.sent, kind, environment, content, version, at)
 		}
 	})
+}
+
+// outOfRange tells whether a number is larger than any of numeric, or has more digits after the point. It goes by arithmetic that is exact.
+func outOfRange(content []byte) bool {
+	number := regexp.MustCompile(`-?[0-9]+(\.[0-9]+)?([eE][+-]?[0-9]+)?`)
+	text := regexp.MustCompile(`"([^"\\]|\\.)*"`).ReplaceAll(content, nil)
+	for _, s := range number.FindAllString(string(text), -1) {
+		d, err := decimal.NewFromString(s)
+		if err != nil || -d.Exponent() > 16383 || !d.IsZero() && int64(d.NumDigits())+int64(d.Exponent()) > 131072 {
+			return true
+		}
+	}
+	return false
 }
 
 // FuzzValidTraceContext holds it against the grammar of https://www.w3.org/TR/trace-context/.

@@ -335,3 +335,25 @@ func holdOneTrip(t *testing.T, send func(tx pgx.Tx, events []outbox.Event) error
 		}
 	}
 }
+
+// TestNumbers holds that [outbox.Publish] refuses the numbers that Postgres refuses, which would end the caller's transaction, and no others.
+func TestNumbers(t *testing.T) {
+	t.Parallel()
+	pool := open(t)
+	for _, number := range []string{
+		"0", "-0", "1e5", "-1.50E+3", "1E700", "1e-700", "1e131071", "1e131072", "-1e131072", "9.9e131071", "0.01e131073", "0.01e131074", "1000e131068",
+		"1000e131069", "1e-16383", "1e-16384", "1.0e-16382", "1.0e-16383", "0e-16383", "0e-16384", "0.00e-16381", "0.00e-16382", "0e200000",
+		"0.0e1073741822", "0e9999999999", "1e-1073741823", "1e99999999999999999999", "1e00000000000000000000000000000001",
+		strings.Repeat("9", 131072), strings.Repeat("9", 131073), "0." + strings.Repeat("9", 16383), "0." + strings.Repeat("9", 16384),
+	} {
+		content := `{"a1e999999": [` + number + `, "1e999999"]}`
+		_, wrong := pool.Exec(t.Context(), `SELECT $1::text::jsonb`, content)
+		err := pgx.BeginFunc(t.Context(), pool, func(tx pgx.Tx) error {
+			return outbox.Publish(t.Context(), tx, outbox.Event{Type: "t", Environment: "e", Context: json.RawMessage(content)})
+		})
+		refused := errors.As(err, new(*outbox.InvalidError))
+		if refused != (wrong != nil) || !refused && err != nil {
+			t.Errorf("%.40s: published: %v; Postgres: %.100v", number, err, wrong)
+		}
+	}
+}
