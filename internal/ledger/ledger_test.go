@@ -194,6 +194,27 @@ func TestFence(t *testing.T) {
 	}
 }
 
+// TestRequested holds that requests which can't be met are forgotten, as many at a time as rows are read, and don't stand before those that can.
+func TestRequested(t *testing.T) {
+	t.Parallel()
+	pool, slot, l := leading(t)
+	publish(t, pool, 11)
+	exec(t, pool, `UPDATE event_outbox SET processed = true WHERE id IN (SELECT id FROM event_outbox ORDER BY id DESC LIMIT 3)`)
+	exec(t, pool, `INSERT INTO sluicebox.redelivery (slot, id) SELECT $1, id FROM event_outbox UNION ALL VALUES ($1, 1000000)`, slot)
+	rows, err := l.Requested(t.Context(), outbox.Position{}, 2, 1<<20)
+	if err != nil || len(rows) == 0 {
+		t.Fatalf("%d rows, %v", len(rows), err)
+	}
+	fit := ids(t, pool, `SELECT id FROM event_outbox WHERE processed ORDER BY id`)
+	if rows[0].ID != fit[0] {
+		t.Errorf("the first row is %d, want %d", rows[0].ID, fit[0])
+	}
+	left := ids(t, pool, `SELECT id FROM sluicebox.redelivery ORDER BY id`)
+	if diff := cmp.Diff(append(fit, 1000000), left); diff != "" {
+		t.Errorf("requests that are left (-want +got):\n%s", diff)
+	}
+}
+
 func TestUnfinished(t *testing.T) {
 	t.Parallel()
 	pool, _, l := leading(t)

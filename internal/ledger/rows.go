@@ -159,9 +159,21 @@ func (l *Ledger) Requested(ctx context.Context, at outbox.Position, limit, bytes
 	ctx, cancel := context.WithTimeout(ctx, settleTimeout)
 	defer cancel()
 	fit := l.share.Where(`o.id`) + ` AND (o.processed OR EXISTS (SELECT FROM sluicebox.quarantine q WHERE q.slot = $1 AND q.id = o.id))`
-	if err := l.forgetRequests(ctx, `NOT EXISTS (SELECT FROM `+l.outbox()+` o WHERE o.id = r.id AND `+fit+`)`); err != nil {
-		return nil, err
+	for {
+		// Of as many as are read, and not of all: there may be millions, and they would be looked at for each batch of them.
+		forgotten, err := l.forgetRequests(ctx, `r.id IN (SELECT id FROM sluicebox.redelivery WHERE slot = $1 ORDER BY id LIMIT $3)
+   AND NOT EXISTS (SELECT FROM `+l.outbox()+` o WHERE o.id = r.id AND `+fit+`)`, limit)
+		if err != nil {
+			return nil, err
+		}
+		out, err := l.requested(ctx, at, fit, limit, bytes)
+		if err != nil || len(out) > 0 || forgotten == 0 {
+			return out, err
+		}
 	}
+}
+
+func (l *Ledger) requested(ctx context.Context, at outbox.Position, fit string, limit, bytes int) ([]outbox.Row, error) {
 	var out []outbox.Row
 	err := l.rows(ctx, l.pool, `WHERE id IN (SELECT id FROM sluicebox.redelivery WHERE slot = $1 ORDER BY id LIMIT $2) AND `+fit+` ORDER BY id`,
 		func(row *outbox.Row) error {
@@ -184,18 +196,20 @@ var errEnough = errors.New("enough rows are read")
 func (l *Ledger) ForgetRequests(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, statementTimeout)
 	defer cancel()
-	return l.forgetRequests(ctx, `true`)
+	_, err := l.forgetRequests(ctx, `true`)
+	return err
 }
 
-// forgetRequests removes those that a condition on r is true for. A fenced daemon removes none.
-func (l *Ledger) forgetRequests(ctx context.Context, condition string) error {
-	_, err := l.pool.Exec(ctx, `
+// forgetRequests removes those that a condition on r is true for, whose arguments are numbered from 3, and returns how many. A fenced
+// daemon removes none.
+func (l *Ledger) forgetRequests(ctx context.Context, condition string, args ...any) (int64, error) {
+	done, err := l.pool.Exec(ctx, `
 DELETE FROM sluicebox.redelivery r WHERE r.slot = $1 AND EXISTS (SELECT FROM sluicebox.stream s WHERE s.slot = $1 AND s.epoch = $2)
-   AND `+condition, l.slot, l.epoch)
+   AND `+condition, append([]any{l.slot, l.epoch}, args...)...)
 	if err != nil {
-		return fmt.Errorf("forget requests: %w", err)
+		return 0, fmt.Errorf("forget requests: %w", err)
 	}
-	return nil
+	return done.RowsAffected(), nil
 }
 
 // HasRequests says whether operators want rows delivered again.
