@@ -2,6 +2,7 @@ package migrations_test
 
 import (
 	"net/url"
+	"strings"
 	"testing"
 
 	"github.com/sluicebox/sluicebox/internal/testdb"
@@ -34,5 +35,56 @@ SELECT array_agg(DISTINCT schemaname::text) FROM pg_tables WHERE tablename IN ('
 	}
 	if len(schemas) != 1 || schemas[0] != "public" {
 		t.Errorf("the tables are in %q", schemas)
+	}
+}
+
+// TestClickHouseRoles holds that ClickHouse can read each statement of the script, and that what it grants the owner is enough to migrate. The
+// servers of tests take roles from a file alone.
+func TestClickHouseRoles(t *testing.T) {
+	t.Parallel()
+	server := testdb.OwnClickHouse(t, migrations.ClickHouseGrants(migrations.OwnerRole, "default")...)
+	own := testdb.New(t).OnClickHouse(t, server)
+	for statement := range strings.SplitSeq(migrations.ClickHouseRoles, ";\n") {
+		if strings.TrimSpace(statement) == "" {
+			continue
+		}
+		if err := own.ClickHouse(t).Exec(t.Context(), "EXPLAIN AST "+statement); err != nil {
+			t.Errorf("%s: %v", statement, err)
+		}
+	}
+	for range 2 {
+		if _, err := migrations.Apply(t.Context(), own.Owner, own.Warehouse); err != nil {
+			t.Error(err)
+		}
+	}
+}
+
+// TestPostgresRoles holds that the script may be run again, and that rights are granted to roles that came later than the tables.
+func TestPostgresRoles(t *testing.T) {
+	t.Parallel()
+	db := testdb.Migrated(t)
+	pool := db.Postgres(t)
+	if _, err := pool.Exec(t.Context(), migrations.PostgresRoles); err != nil {
+		t.Fatal(err)
+	}
+	for _, test := range []struct {
+		role, table, right string
+		may                bool
+	}{
+		{migrations.APIRole, "event_outbox", "INSERT", true},
+		{migrations.APIRole, "event_outbox", "SELECT", false},
+		{migrations.APIRole, "sluicebox.batch", "SELECT", false},
+		{migrations.APIRole, "users", "UPDATE", false},
+		{migrations.DaemonRole, "event_outbox", "UPDATE", false}, // of two columns only
+		{migrations.DaemonRole, "event_outbox", "SELECT", true},
+		{migrations.DaemonRole, "event_outbox", "DELETE", false},
+		{migrations.DaemonRole, "sluicebox.audit", "INSERT", true},
+		{migrations.DaemonRole, "users", "SELECT", false},
+		{migrations.ReplicationRole, "event_outbox", "SELECT", false},
+	} {
+		var may bool
+		if err := pool.QueryRow(t.Context(), `SELECT has_table_privilege($1, $2, $3)`, test.role, test.table, test.right).Scan(&may); err != nil || may != test.may {
+			t.Errorf("%s may %s %s: %v, want %v; %v", test.role, test.right, test.table, may, test.may, err)
+		}
 	}
 }

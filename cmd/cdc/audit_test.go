@@ -20,7 +20,7 @@ import (
 // audit runs `cdc audit` and returns its exit code, what it prints and what it says.
 func (l *line) audit(t *testing.T, args ...string) (code int, stdout, stderr string) {
 	t.Helper()
-	return runCDC(t, []string{"DATABASE_URL=" + l.db.PostgresURL, "CLICKHOUSE_URL=" + l.db.ClickHouseURL, "CDC_SLOT=" + l.slot},
+	return runCDC(t, []string{"DATABASE_URL=" + l.db.Daemon, "CLICKHOUSE_URL=" + l.db.Warehouse, "CDC_SLOT=" + l.slot},
 		append([]string{"audit"}, args...)...)
 }
 
@@ -200,7 +200,7 @@ func TestAudit(t *testing.T) {
 		if _, err := lock.Exec(t.Context(), `LOCK TABLE event_outbox IN ACCESS EXCLUSIVE MODE`); err != nil {
 			t.Fatal(err)
 		}
-		d := startCDC(t, []string{"DATABASE_URL=" + l.db.PostgresURL, "CLICKHOUSE_URL=" + l.db.ClickHouseURL, "CDC_SLOT=" + l.slot}, "audit")
+		d := startCDC(t, []string{"DATABASE_URL=" + l.db.Daemon, "CLICKHOUSE_URL=" + l.db.Warehouse, "CDC_SLOT=" + l.slot}, "audit")
 		eventually(t, func() string {
 			if l.count(t, `SELECT count(*) FROM pg_stat_activity WHERE application_name = $1 AND wait_event_type = 'Lock'`, "sluicebox audit "+l.slot) == 0 {
 				return "the audit does not wait for the lock"

@@ -74,7 +74,7 @@ func TestDelivery(t *testing.T) {
 	t.Run("an HTTP URL works", func(t *testing.T) {
 		t.Parallel()
 		l := newLine(t)
-		l.start(t, "CLICKHOUSE_URL="+l.db.ClickHouseHTTPURL)
+		l.start(t, "CLICKHOUSE_URL="+l.db.WarehouseHTTP)
 		l.write(t, 300, 100)
 		l.allMarked(t)
 	})

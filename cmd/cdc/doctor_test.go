@@ -13,15 +13,14 @@ import (
 // doctor runs `cdc doctor` with the least privileges, and settings.
 func (l *line) doctor(t *testing.T, settings []string, args ...string) (code int, stdout, stderr string) {
 	t.Helper()
-	return runCDC(t, append([]string{"DATABASE_URL=" + l.db.PostgresURL, "CLICKHOUSE_URL=" + l.db.ClickHouseURL, "CDC_SLOT=" + l.slot}, settings...),
+	return runCDC(t, append([]string{"DATABASE_URL=" + l.db.PostgresURL, "CLICKHOUSE_URL=" + l.db.Warehouse, "CDC_SLOT=" + l.slot}, settings...),
 		append([]string{"doctor"}, args...)...)
 }
 
 func TestDoctor(t *testing.T) {
 	t.Parallel()
 	l := newLine(t)
-	_, sql, replication := l.leastPrivileged(t)
-	roles := []string{"DATABASE_URL=" + sql, "REPLICATION_DATABASE_URL=" + replication, "CDC_MAX_SLOT_WAL=10GB"}
+	roles := []string{"DATABASE_URL=" + l.db.Daemon, "REPLICATION_DATABASE_URL=" + l.db.Replication, "CDC_MAX_SLOT_WAL=10GB"}
 	d := l.start(t, roles...)
 	l.write(t, 10, 10)
 	l.allMarked(t)
@@ -58,7 +57,7 @@ func TestDoctor(t *testing.T) {
 	})
 	t.Run("secrets that everybody may read are found", func(t *testing.T) {
 		path := filepath.Join(t.TempDir(), "url")
-		if err := os.WriteFile(path, []byte(sql), 0o600); err != nil {
+		if err := os.WriteFile(path, []byte(l.db.Daemon), 0o600); err != nil {
 			t.Fatal(err)
 		}
 		if err := os.Chmod(path, 0o604); err != nil {

@@ -6,6 +6,7 @@ import (
 	"io"
 	"net"
 	"net/url"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -17,7 +18,6 @@ import (
 
 	"github.com/sluicebox/sluicebox/internal/embedded"
 	"github.com/sluicebox/sluicebox/internal/testdb"
-	"github.com/sluicebox/sluicebox/migrations"
 )
 
 // readSlot reads the slot as another program would, until the returned function is called.
@@ -48,7 +48,7 @@ func newOwnLine(t *testing.T, settings map[string]string) (*line, *embedded.Post
 	t.Helper()
 	server := testdb.OwnPostgres(t, settings)
 	db := testdb.New(t)
-	own := &testdb.DB{PostgresURL: server.URL("postgres"), ClickHouseURL: db.ClickHouseURL, ClickHouseHTTPURL: db.ClickHouseHTTPURL}
+	own := db.OnPostgres(t, server)
 	return migratedLineOn(t, own), server
 }
 
@@ -57,15 +57,12 @@ func newOwnSinkLine(t *testing.T) (*line, *embedded.ClickHouse) {
 	t.Helper()
 	server := testdb.OwnClickHouse(t)
 	db := testdb.New(t)
-	own := &testdb.DB{PostgresURL: db.PostgresURL, ClickHouseURL: server.URL("default"), ClickHouseHTTPURL: server.HTTPURL("default")}
-	return migratedLineOn(t, own), server
+	return migratedLineOn(t, db.OnClickHouse(t, server)), server
 }
 
 func migratedLineOn(t *testing.T, db *testdb.DB) *line {
 	t.Helper()
-	if _, err := migrations.Apply(t.Context(), db.PostgresURL, db.ClickHouseURL); err != nil {
-		t.Fatal(err)
-	}
+	db.Migrate(t)
 	return lineOn(t, db)
 }
 
@@ -93,7 +90,7 @@ func TestPostgresFaults(t *testing.T) {
 		t.Parallel()
 		l, _ := newOwnLine(t, nil)
 		// The daemon's own commits must not wait for the standby: it would find everything visible by the time it settles.
-		d := l.start(t, "DATABASE_URL="+l.db.PostgresURL+"&synchronous_commit=local")
+		d := l.start(t, "DATABASE_URL="+l.db.Daemon+"&synchronous_commit=local", "REPLICATION_DATABASE_URL="+l.db.Replication)
 		l.write(t, 10, 10)
 		l.allMarked(t)
 		l.exec(t, `ALTER SYSTEM SET synchronous_standby_names = 'missing'`)
@@ -160,7 +157,7 @@ func TestPostgresFaults(t *testing.T) {
 	t.Run("without wal_level = logical it says what to do and ends with code 3", func(t *testing.T) {
 		t.Parallel()
 		l, _ := newOwnLine(t, map[string]string{"wal_level": "replica"})
-		d := startCDC(t, []string{"DATABASE_URL=" + l.db.PostgresURL, "CLICKHOUSE_URL=" + l.db.ClickHouseURL, "CDC_SLOT=" + l.slot, "CDC_ADMIN_ADDR=127.0.0.1:0"}, "run")
+		d := startCDC(t, append(l.credentials(nil), "CDC_SLOT="+l.slot, "CDC_ADMIN_ADDR=127.0.0.1:0"), "run")
 		if code := d.end(t); code != 3 || !strings.Contains(d.text(), "ALTER SYSTEM SET wal_level = logical") {
 			t.Errorf("code %d:\n%s", code, d.text())
 		}
@@ -173,7 +170,7 @@ func TestPostgresFaults(t *testing.T) {
 			t.Fatal(err)
 		}
 		wrong.User = url.UserPassword("postgres", "wrong-pass-word")
-		d := startCDC(t, []string{"DATABASE_URL=" + wrong.String(), "CLICKHOUSE_URL=" + l.db.ClickHouseURL, "CDC_ADMIN_ADDR=127.0.0.1:0"}, "run")
+		d := startCDC(t, []string{"DATABASE_URL=" + wrong.String(), "CLICKHOUSE_URL=" + l.db.Warehouse, "CDC_ADMIN_ADDR=127.0.0.1:0"}, "run")
 		if code := d.end(t); code != 3 || !strings.Contains(d.text(), "check user and password in DATABASE_URL") {
 			t.Errorf("code %d:\n%s", code, d.text())
 		}
@@ -206,7 +203,7 @@ func TestPostgresFaults(t *testing.T) {
 		l := lineOn(t, db)
 		d := l.start(t)
 		d.wait(t, "run `cdc migrate`")
-		m := startCDC(t, []string{"DATABASE_URL=" + db.PostgresURL, "CLICKHOUSE_URL=" + db.ClickHouseURL}, "migrate")
+		m := startCDC(t, []string{"DATABASE_URL=" + db.Owner, "CLICKHOUSE_URL=" + db.ClickHouseURL}, "migrate")
 		if code := m.end(t); code != 0 {
 			t.Fatalf("cdc migrate: code %d:\n%s", code, m.text())
 		}
@@ -285,9 +282,9 @@ func TestClickHouseFaults(t *testing.T) {
 			t.Run(protocol, func(t *testing.T) {
 				t.Parallel()
 				l := newLine(t)
-				address := l.db.ClickHouseURL
+				address := l.db.Warehouse
 				if protocol == "http" {
-					address = l.db.ClickHouseHTTPURL
+					address = l.db.WarehouseHTTP
 				}
 				p := newProxy(t, address)
 				d := l.start(t, "CLICKHOUSE_URL="+p.url, "CDC_BATCH_MAX_DELAY=500ms")
@@ -436,7 +433,7 @@ func TestSettings(t *testing.T) {
 func TestMigrate(t *testing.T) {
 	t.Parallel()
 	db := testdb.New(t)
-	env := []string{"DATABASE_URL=" + db.PostgresURL, "CLICKHOUSE_URL=" + db.ClickHouseURL}
+	env := []string{"DATABASE_URL=" + db.Owner, "CLICKHOUSE_URL=" + db.ClickHouseURL}
 	t.Run("several at once are safe", func(t *testing.T) {
 		var all []*daemon
 		for range 4 {
@@ -454,10 +451,7 @@ func TestMigrate(t *testing.T) {
 			t.Fatal(err)
 		}
 		for _, command := range []string{"migrate", "run"} {
-			m := startCDC(t, append(env, "CDC_ADMIN_ADDR=127.0.0.1:0"), command)
-			if command == "migrate" {
-				m = startCDC(t, env, command)
-			}
+			m := startCDC(t, slices.Concat(env, []string{"REPLICATION_DATABASE_URL=" + db.Replication, "CDC_ADMIN_ADDR=127.0.0.1:0"}), command)
 			if code := m.end(t); code != 3 || !strings.Contains(m.text(), "newer than this program") {
 				t.Errorf("cdc %s: code %d:\n%s", command, code, m.text())
 			}

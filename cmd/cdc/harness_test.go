@@ -86,12 +86,26 @@ type daemon struct {
 // start starts `cdc run` against the line. It returns once the admin address is served, or the process has ended.
 func (l *line) start(t *testing.T, settings ...string) *daemon {
 	t.Helper()
-	d := startCDC(t, append([]string{
-		"DATABASE_URL=" + l.db.PostgresURL, "CLICKHOUSE_URL=" + l.db.ClickHouseURL, "CDC_SLOT=" + l.slot, "CDC_ADMIN_ADDR=127.0.0.1:0",
-		"CDC_BATCH_MAX_DELAY=50ms",
-	}, append(l.extra, settings...)...), "run")
+	own := slices.Concat(l.extra, settings)
+	d := startCDC(t, slices.Concat(l.credentials(own), []string{
+		"CDC_SLOT=" + l.slot, "CDC_ADMIN_ADDR=127.0.0.1:0", "CDC_BATCH_MAX_DELAY=50ms",
+	}, own), "run")
 	d.wait(t, "serving the status page, metrics and health")
 	return d
+}
+
+// credentials are those of least privilege, but for databases that the settings name themselves.
+func (l *line) credentials(settings []string) (env []string) {
+	named := func(name string) bool {
+		return slices.ContainsFunc(settings, func(s string) bool { return strings.HasPrefix(s, name+"=") })
+	}
+	if !named("DATABASE_URL") {
+		env = append(env, "DATABASE_URL="+l.db.Daemon, "REPLICATION_DATABASE_URL="+l.db.Replication)
+	}
+	if !named("CLICKHOUSE_URL") {
+		env = append(env, "CLICKHOUSE_URL="+l.db.Warehouse)
+	}
+	return env
 }
 
 func startCDC(t *testing.T, env []string, args ...string) *daemon {
@@ -110,7 +124,7 @@ func (l *line) startAPI(t *testing.T, settings ...string) *daemon {
 	if err != nil {
 		t.Fatal(err)
 	}
-	d := start(t, path, append([]string{"DATABASE_URL=" + l.db.PostgresURL, "API_ADDR=127.0.0.1:0"}, settings...))
+	d := start(t, path, append([]string{"DATABASE_URL=" + l.db.API, "API_ADDR=127.0.0.1:0"}, settings...))
 	d.wait(t, `"message":"serving"`)
 	return d
 }

@@ -12,6 +12,7 @@ import (
 type grammar struct {
 	Run     runCommand     `cmd:"" help:"Stream committed events into ClickHouse until told to stop."`
 	Migrate migrateCommand `cmd:"" help:"Create or update the tables of both databases, and the publication."`
+	Roles   rolesCommand   `cmd:"" help:"Print SQL that makes the roles of least privilege in Postgres or ClickHouse."`
 
 	Health     healthCommand     `cmd:"" help:"Ask the daemon on this machine whether it is ready: exit code 0 if so, 1 with the reason if not."`
 	Doctor     doctorCommand     `cmd:"" help:"Look whether databases, grants, settings and host are as delivery needs them, and how to mend what is not."`

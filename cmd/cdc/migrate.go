@@ -24,7 +24,7 @@ type migrateCommand struct {
 // Help is shown by cdc migrate --help.
 func (*migrateCommand) Help() string {
 	return `Applies the numbered migrations of migrations/postgres and migrations/clickhouse that are not applied yet, then creates the
-publication for inserts of the outbox if it is missing. It can be run at any time and by several hosts at once. A database that a
+publication for inserts of the outbox if it is missing, and grants the roles of "cdc roles", where they exist, what they need. It can be run at any time and by several hosts at once. A database that a
 newer release has migrated is left alone. The role needs CREATE on the database; the tables it creates belong to it.`
 }
 
@@ -51,6 +51,11 @@ func (c *migrateCommand) Run(ctx context.Context) error {
 	if _, err := replication.EnsurePublication(ctx, conn, c.replication(c.DatabaseURL)); err != nil {
 		return &cli.Exit{Code: cli.CodePreflight, Err: err, Hint: pipeline.Hint(err)}
 	}
-	log.Info().Int("applied", len(applied)).Str("publication", c.Publication).Msg("both databases are up to date")
+	schema, table := c.outbox()
+	granted, err := migrations.Grant(ctx, conn, schema, table)
+	if err != nil {
+		return &cli.Exit{Code: cli.CodePreflight, Err: err, Hint: "run it as the role that owns the tables"}
+	}
+	log.Info().Int("applied", len(applied)).Int("grants", len(granted)).Str("publication", c.Publication).Msg("both databases are up to date")
 	return nil
 }

@@ -21,7 +21,7 @@ func (l *line) operator(t *testing.T, args ...string) *exec.Cmd {
 		t.Fatal(err)
 	}
 	cmd := exec.CommandContext(t.Context(), path, args...)
-	cmd.Env = append(os.Environ(), "DATABASE_URL="+l.db.PostgresURL, "CLICKHOUSE_URL=", "CDC_SLOT="+l.slot)
+	cmd.Env = append(os.Environ(), "DATABASE_URL="+l.db.Daemon, "CLICKHOUSE_URL=", "CDC_SLOT="+l.slot)
 	return cmd
 }
 

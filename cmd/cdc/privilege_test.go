@@ -1,55 +1,21 @@
 package main
 
 import (
-	"context"
-	"net/url"
 	"strings"
 	"testing"
+
+	"github.com/sluicebox/sluicebox/internal/testdb"
+	"github.com/sluicebox/sluicebox/migrations"
 )
 
-// leastPrivileged makes the roles that the README lists, with the rights that it lists, and returns the name of the one for SQL and
-// the URLs of both.
-func (l *line) leastPrivileged(t *testing.T) (sql, sqlURL, replicationURL string) {
-	t.Helper()
-	sql = strings.Replace(l.slot, "slot", "sql", 1)
-	replication := strings.Replace(l.slot, "slot", "repl", 1)
-	const password = "least-privilege"
-	for _, statement := range []string{
-		`CREATE ROLE ` + sql + ` LOGIN PASSWORD '` + password + `'`,
-		`CREATE ROLE ` + replication + ` LOGIN REPLICATION PASSWORD '` + password + `'`,
-		`CREATE PUBLICATION sluicebox FOR TABLE event_outbox WITH (publish = 'insert', publish_via_partition_root = true)`, // as cdc migrate does
-		`GRANT SELECT, UPDATE (processed, processed_at) ON event_outbox TO ` + sql,
-		`GRANT USAGE ON SCHEMA sluicebox TO ` + sql,
-		`GRANT SELECT, INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA sluicebox TO ` + sql,
-		`GRANT ` + replication + ` TO ` + sql, // to end the walsender of a daemon that hangs
-	} {
-		l.exec(t, statement)
-	}
-	t.Cleanup(func() {
-		for _, role := range []string{sql, replication} {
-			if _, err := l.pg.Exec(context.Background(), `DROP OWNED BY `+role+`; DROP ROLE `+role); err != nil { //nolint:usetesting // cleaning up
-				t.Error(err)
-			}
-		}
-	})
-	as := func(role string) string {
-		u, err := url.Parse(l.db.PostgresURL)
-		if err != nil {
-			t.Fatal(err)
-		}
-		u.User = url.UserPassword(role, password)
-		return u.String()
-	}
-	return sql, as(sql), as(replication)
-}
-
-// TestLeastPrivilege runs the daemon and the commands of operators with the rights that the README lists, and no more.
+// TestLeastPrivilege runs everything with the rights that `cdc roles` and `cdc migrate` give, and no more. Other tests do so, too, but for the
+// user of ClickHouse, which has any table of its database there.
 func TestLeastPrivilege(t *testing.T) {
 	t.Parallel()
-	l := newLine(t)
-	_, sql, replication := l.leastPrivileged(t)
+	server := testdb.OwnClickHouse(t, migrations.ClickHouseGrants(migrations.DaemonRole, "default")...)
+	l := migratedLineOn(t, testdb.New(t).OnClickHouse(t, server))
 	l.write(t, 100, 10)
-	d := l.start(t, "DATABASE_URL="+sql, "REPLICATION_DATABASE_URL="+replication)
+	d := l.start(t)
 	l.allMarked(t)
 	l.write(t, 100, 10)
 	l.allMarked(t)
@@ -62,7 +28,6 @@ func TestLeastPrivilege(t *testing.T) {
 		"status", "quarantine list", "quarantine show 1", "quarantine drop 1 --yes", "quarantine retry 1 --wait 0s",
 	} {
 		cmd := l.operator(t, strings.Fields(args)...)
-		cmd.Env = append(cmd.Env, "DATABASE_URL="+sql)
 		if out, err := cmd.CombinedOutput(); err != nil || args == "status" && !strings.HasPrefix(string(out), "streaming") {
 			t.Errorf("cdc %s: %v\n%s", args, err, out)
 		}
@@ -72,7 +37,7 @@ func TestLeastPrivilege(t *testing.T) {
 	}
 
 	t.Run("a replication credential without REPLICATION is told of, with code 3", func(t *testing.T) {
-		d := l.start(t, "DATABASE_URL="+sql, "REPLICATION_DATABASE_URL="+sql)
+		d := l.start(t, "DATABASE_URL="+l.db.Daemon, "REPLICATION_DATABASE_URL="+l.db.Daemon)
 		if code := d.end(t); code != 3 || !strings.Contains(d.text(), "REPLICATION") {
 			t.Errorf("code %d:\n%s", code, d.text())
 		}

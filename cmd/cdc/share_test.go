@@ -15,6 +15,15 @@ func shares(t *testing.T) (even, odd *line) {
 	return even, odd
 }
 
+// migrate runs `cdc migrate` as the owner, who alone can create a publication.
+func (l *line) migrate(t *testing.T) {
+	t.Helper()
+	env := append([]string{"DATABASE_URL=" + l.db.Owner, "CLICKHOUSE_URL=" + l.db.ClickHouseURL, "CDC_SLOT=" + l.slot}, l.extra...)
+	if m := startCDC(t, env, "migrate"); m.end(t) != 0 {
+		t.Fatalf("cdc migrate: %s", m.text())
+	}
+}
+
 // delivered waits until every row of a share is marked, and then looks for it in ClickHouse: once, and only from its own stream.
 func (l *line) delivered(t *testing.T, remainder int) {
 	t.Helper()
@@ -40,6 +49,8 @@ func TestShares(t *testing.T) {
 	t.Run("two streams carry one outbox, from the table and from the WAL, and each heals its own", func(t *testing.T) {
 		t.Parallel()
 		even, odd := shares(t)
+		even.migrate(t)
+		odd.migrate(t)
 		even.write(t, 500, 100) // before there is a slot
 		d := even.start(t)
 		even.delivered(t, 0)
@@ -75,6 +86,9 @@ func TestShares(t *testing.T) {
 	t.Run("retention and operators touch the own share only", func(t *testing.T) {
 		t.Parallel()
 		even, odd := shares(t)
+		even.migrate(t)
+		odd.migrate(t)
+		even.exec(t, `GRANT DELETE ON event_outbox TO sluicebox_daemon`)
 		even.start(t, "CDC_RETENTION=1h")
 		odd.start(t)
 		even.write(t, 400, 100)
@@ -101,11 +115,12 @@ func TestShares(t *testing.T) {
 	t.Run("a stream that would carry rows of another one waits, and says what to do", func(t *testing.T) {
 		t.Parallel()
 		even, _ := shares(t)
+		even.migrate(t)
 		first := even.start(t)
 		even.write(t, 10, 10)
 		even.delivered(t, 0)
 		whole := lineOn(t, even.db)
-		d := whole.start(t, "CDC_PUBLICATION=whole")
+		d := whole.start(t) // with the publication of all rows
 		d.wait(t, "the outbox has other streams that carry the same rows: "+even.slot)
 		d.wait(t, "give each stream of an outbox its own CDC_SHARE")
 		even.write(t, 10, 10)

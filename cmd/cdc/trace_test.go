@@ -74,7 +74,7 @@ func TestTraces(t *testing.T) {
 			t.Error("the logs don't name the traces")
 		}
 		for _, text := range []string{collector.Everything(), d.text(), api.text()} {
-			if strings.Contains(text, "canary") || strings.Contains(text, l.db.PostgresURL) {
+			if strings.Contains(text, "canary") || strings.Contains(text, l.db.API) {
 				t.Errorf("what is nobody's business is told:\n%s", text)
 			}
 		}

@@ -40,7 +40,7 @@ func TestValues(t *testing.T) {
 	t.Run("HTTP", func(t *testing.T) {
 		t.Parallel()
 		l := newLine(t)
-		l.extra = append(l.extra, "CLICKHOUSE_URL="+l.db.ClickHouseHTTPURL)
+		l.extra = append(l.extra, "CLICKHOUSE_URL="+l.db.WarehouseHTTP)
 		l.carriesValues(t, table)
 	})
 }

@@ -88,19 +88,19 @@ func (d *demo) start(ctx context.Context) error {
 	if err := d.startStores(ctx); err != nil {
 		return err
 	}
-	env := []string{
-		"DATABASE_URL=" + d.postgres.URL("postgres"), "CLICKHOUSE_URL=" + d.clickhouse.URL("default"), "ENVIRONMENT=demo",
+	d.step("creating roles of least privilege and the tables: cdc roles, cdc migrate")
+	as, err := d.makeRoles(ctx)
+	if err != nil {
+		return err
 	}
-	d.step("creating the tables: cdc migrate")
-	if err := d.finish(ctx, d.program("cdc"), env, "migrate"); err != nil {
+	if err := d.finish(ctx, d.program("cdc"), as.migrate, "migrate"); err != nil {
 		return err
 	}
 	d.step("starting the API and the daemon: api, cdc run")
-	var err error
-	if d.api, err = d.launch(ctx, d.program("api"), "127.0.0.1:8080", "API_ADDR", env); err != nil {
+	if d.api, err = d.launch(ctx, d.program("api"), "127.0.0.1:8080", "API_ADDR", as.api); err != nil {
 		return err
 	}
-	if d.cdc, err = d.launch(ctx, d.program("cdc"), "127.0.0.1:8081", "CDC_ADMIN_ADDR", env, "run"); err != nil {
+	if d.cdc, err = d.launch(ctx, d.program("cdc"), "127.0.0.1:8081", "CDC_ADMIN_ADDR", as.cdc, "run"); err != nil {
 		return err
 	}
 	if err := d.api.ready(ctx); err != nil {
@@ -116,7 +116,7 @@ func (d *demo) startStores(ctx context.Context) error {
 		return err
 	})
 	group.Go(func() (err error) {
-		d.clickhouse, err = embedded.StartClickHouse(ctx, embedded.ClickHouseOptions{})
+		d.clickhouse, err = embedded.StartClickHouse(ctx, embedded.ClickHouseOptions{Users: grants()})
 		return err
 	})
 	group.Go(func() error {

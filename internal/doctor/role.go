@@ -46,7 +46,7 @@ func (l *look) replicationUser() string {
 
 func superuser(_ context.Context, l *look) Finding {
 	if l.server.superuser {
-		return warn("a role that may do what the daemon does, and no more", "make the roles that README.md lists, and name them in DATABASE_URL and REPLICATION_DATABASE_URL",
+		return warn("a role that may do what the daemon does, and no more", "`cdc roles postgres` makes one; name them in DATABASE_URL and REPLICATION_DATABASE_URL",
 			"%s is a superuser", l.server.role)
 	}
 	return ok("%s is none", l.server.role)

@@ -125,7 +125,7 @@ func newRig(t *testing.T) *rig {
 	t.Helper()
 	db := testdb.Migrated(t)
 	r := &rig{pg: db.Postgres(t), ch: db.ClickHouse(t), slot: db.Slot(t)}
-	client, err := sink.New(db.ClickHouseURL, "event_log", r.slot, sink.DefaultDeadline)
+	client, err := sink.New(db.Warehouse, "event_log", r.slot, sink.DefaultDeadline)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -133,14 +133,14 @@ func newRig(t *testing.T) *rig {
 	r.sink = &faulty{Sink: client}
 	r.observer = &recorder{}
 	r.config = pipeline.Config{
-		Replication: replication.Config{URL: db.PostgresURL, Slot: r.slot, Publication: "sluicebox", Schema: "public", Table: "event_outbox"},
+		Replication: replication.Config{URL: db.Replication, Slot: r.slot, Publication: "sluicebox", Schema: "public", Table: "event_outbox"},
 		// The delay is so long that the events of one transaction come in one batch, on a busy machine too.
 		Limits:        batch.Limits{Rows: events, Bytes: 1 << 20, Delay: 5 * time.Second},
 		Holder:        "test",
 		TakeoverAfter: 30 * time.Second,
 		DrainTimeout:  20 * time.Second,
 	}
-	poolConfig, err := pgxpool.ParseConfig(db.PostgresURL)
+	poolConfig, err := pgxpool.ParseConfig(db.Daemon)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -88,7 +88,8 @@ func EnsurePublication(ctx context.Context, q Querier, config Config) (identity 
 	if exists {
 		statement = `ALTER PUBLICATION ` + name + ` ADD TABLE ` + config.filtered()
 	}
-	if _, err := q.Exec(ctx, statement); err != nil && sqlState(err) != "42710" { // 42710: another daemon was faster
+	_, err = q.Exec(ctx, statement)
+	if state := sqlState(err); err != nil && state != "42710" && state != "23505" { // another daemon was faster, or is at the same time
 		return identity, fmt.Errorf("create publication %s: %w: %w", config.Publication, ErrNoPublication, err)
 	}
 	return FindPublication(ctx, q, config)

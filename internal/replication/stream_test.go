@@ -13,7 +13,7 @@ func TestMain(m *testing.M) { testdb.Main(m) }
 func TestClose(t *testing.T) {
 	t.Parallel()
 	db := testdb.Migrated(t)
-	config := Config{URL: db.PostgresURL, Slot: db.Slot(t), Publication: "sluicebox", Schema: "public", Table: "event_outbox"}
+	config := Config{URL: db.Replication, Slot: db.Slot(t), Publication: "sluicebox", Schema: "public", Table: "event_outbox"}
 	pool := db.Postgres(t)
 	if _, err := EnsurePublication(t.Context(), pool, config); err != nil {
 		t.Fatal(err)
@@ -83,5 +83,41 @@ func TestClose(t *testing.T) {
 		case <-limit:
 			t.Fatalf("the slot is confirmed up to %d, want %d", slot.ConfirmedFlush, end)
 		}
+	}
+}
+
+// TestPublicationByMany holds that several programs can create the publication at once.
+func TestPublicationByMany(t *testing.T) {
+	t.Parallel()
+	db := testdb.Migrated(t)
+	pool := db.Postgres(t)
+	if _, err := pool.Exec(t.Context(), `DROP PUBLICATION sluicebox`); err != nil {
+		t.Fatal(err)
+	}
+	config := Config{URL: db.PostgresURL, Publication: "sluicebox", Schema: "public", Table: "event_outbox"}
+	// One has created it and not committed: each of the others waits for its outcome, and then finds the name taken.
+	tx, err := pool.Begin(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := EnsurePublication(t.Context(), tx, config); err != nil {
+		t.Fatal(err)
+	}
+	done := make(chan error)
+	go func() {
+		_, err := EnsurePublication(t.Context(), pool, config)
+		done <- err
+	}()
+	waiting := false
+	for !waiting && t.Context().Err() == nil {
+		if err := pool.QueryRow(t.Context(), `SELECT EXISTS (SELECT FROM pg_locks WHERE locktype = 'transactionid' AND NOT granted)`).Scan(&waiting); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := tx.Commit(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if err := <-done; err != nil {
+		t.Error(err)
 	}
 }

@@ -38,12 +38,21 @@ type stores struct {
 	clickhouse     string
 	clickhouseHTTP string
 	stop           func(context.Context) error
+	embedded       bool // and so has the users of clickHouseUsers
 	lingers        bool // goroutines of the client that started them go on after stop
 }
 
 //nolint:gochecknoglobals // one pair of servers a test binary, started by the first test that needs it
 var (
-	shared   = sync.OnceValues(func() (*stores, error) { return start(context.Background()) })
+	shared = sync.OnceValues(func() (*stores, error) {
+		s, err := start(context.Background())
+		if err != nil {
+			return nil, err
+		}
+		ctx, cancel := context.WithTimeout(context.Background(), startTimeout)
+		defer cancel()
+		return s, setPasswords(ctx, s.postgres)
+	})
 	sharedMu sync.Mutex
 	started  *stores
 )
@@ -138,12 +147,12 @@ func startEmbedded(ctx context.Context) (*stores, error) {
 	if err != nil {
 		return nil, err
 	}
-	server, err := embedded.StartClickHouse(ctx, embedded.ClickHouseOptions{})
+	server, err := embedded.StartClickHouse(ctx, embedded.ClickHouseOptions{Users: clickHouseUsers()})
 	if err != nil {
 		return nil, errors.Join(err, postgres.Stop(ctx))
 	}
 	return &stores{
-		postgres: postgres.URL("postgres"), clickhouse: server.URL("default"), clickhouseHTTP: server.HTTPURL("default"),
+		postgres: postgres.URL("postgres"), clickhouse: server.URL("default"), clickhouseHTTP: server.HTTPURL("default"), embedded: true,
 		stop: func(ctx context.Context) error { return errors.Join(server.Stop(ctx), postgres.Stop(ctx)) },
 	}, nil
 }
@@ -160,6 +169,8 @@ type DB struct {
 	PostgresURL       string
 	ClickHouseURL     string // native protocol
 	ClickHouseHTTPURL string
+
+	*Roles // of least privilege; the URLs above are an administrator's
 }
 
 // New makes an empty database on both sides; they are dropped when the test ends.
@@ -170,7 +181,7 @@ func New(tb testing.TB) *DB {
 	ctx, cancel := context.WithTimeout(context.Background(), startTimeout) //nolint:usetesting // cleaning up comes after the test's context
 	defer cancel()
 
-	if err := s.execPostgres(ctx, `CREATE DATABASE `+name); err != nil {
+	if err := execPostgres(ctx, s.postgres, `CREATE DATABASE `+name); err != nil {
 		tb.Fatalf("testdb: %v", err)
 	}
 	if err := s.execClickHouse(ctx, `CREATE DATABASE `+name); err != nil {
@@ -184,7 +195,7 @@ func New(tb testing.TB) *DB {
 			`SELECT pg_drop_replication_slot(slot_name) FROM pg_replication_slots WHERE database = '` + name + `'`,
 			`DROP DATABASE ` + name + ` WITH (FORCE)`,
 		} {
-			if err := s.execPostgres(ctx, statement); err != nil {
+			if err := execPostgres(ctx, s.postgres, statement); err != nil {
 				tb.Errorf("testdb: %v", err)
 			}
 		}
@@ -192,17 +203,45 @@ func New(tb testing.TB) *DB {
 			tb.Errorf("testdb: %v", err)
 		}
 	})
-	return &DB{PostgresURL: in(tb, s.postgres, name), ClickHouseURL: in(tb, s.clickhouse, name), ClickHouseHTTPURL: in(tb, s.clickhouseHTTP, name)}
+	db := &DB{PostgresURL: in(tb, s.postgres, name), ClickHouseURL: in(tb, s.clickhouse, name), ClickHouseHTTPURL: in(tb, s.clickhouseHTTP, name)}
+	db.Roles = &Roles{Warehouse: db.ClickHouseURL, WarehouseHTTP: db.ClickHouseHTTPURL}
+	if err := db.ofPostgres(ctx, db.PostgresURL); err != nil {
+		tb.Fatalf("testdb: %v", err)
+	}
+	if s.embedded {
+		if err := db.ofClickHouse(db); err != nil {
+			tb.Fatalf("testdb: %v", err)
+		}
+	}
+	return db
 }
 
-// Migrated is [New] with both schemas applied.
+// Migrated is [New] with both schemas applied, by their owner.
 func Migrated(tb testing.TB) *DB {
 	tb.Helper()
 	db := New(tb)
-	if _, err := migrations.Apply(tb.Context(), db.PostgresURL, db.ClickHouseURL); err != nil {
+	db.Migrate(tb)
+	return db
+}
+
+// Migrate applies both schemas as their owner, makes the publication and grants the other roles their rights, as `cdc migrate` does.
+func (db *DB) Migrate(tb testing.TB) {
+	tb.Helper()
+	ctx := tb.Context()
+	if _, err := migrations.Apply(ctx, db.Owner, db.ClickHouseURL); err != nil {
 		tb.Fatalf("testdb: %v", err)
 	}
-	return db
+	conn, err := pgx.Connect(ctx, db.Owner)
+	if err != nil {
+		tb.Fatalf("testdb: %v", err)
+	}
+	defer func() { _ = conn.Close(ctx) }()
+	if _, err := conn.Exec(ctx, `CREATE PUBLICATION sluicebox FOR TABLE event_outbox WITH (publish = 'insert', publish_via_partition_root = true)`); err != nil {
+		tb.Fatalf("testdb: %v", err)
+	}
+	if _, err := migrations.Grant(ctx, conn, "public", "event_outbox"); err != nil {
+		tb.Fatalf("testdb: %v", err)
+	}
 }
 
 // Postgres opens a pool that is closed when the test ends.
@@ -247,10 +286,14 @@ func OwnPostgres(tb testing.TB, settings map[string]string) *embedded.Postgres {
 	return server
 }
 
-// OwnClickHouse starts a ClickHouse that a test may stop and kill.
-func OwnClickHouse(tb testing.TB) *embedded.ClickHouse {
+// OwnClickHouse starts a ClickHouse that a test may stop and kill. The daemon's user may do what is granted, or what it may elsewhere.
+func OwnClickHouse(tb testing.TB, grants ...string) *embedded.ClickHouse {
 	tb.Helper()
-	server, err := embedded.StartClickHouse(tb.Context(), embedded.ClickHouseOptions{})
+	users := clickHouseUsers()
+	if len(grants) > 0 {
+		users[daemonUser] = grants
+	}
+	server, err := embedded.StartClickHouse(tb.Context(), embedded.ClickHouseOptions{Users: users})
 	if err != nil {
 		tb.Fatalf("testdb: %v", err)
 	}
@@ -276,18 +319,6 @@ func in(tb testing.TB, address, database string) string {
 	}
 	u.Path = "/" + database
 	return u.String()
-}
-
-func (s *stores) execPostgres(ctx context.Context, statement string) error {
-	conn, err := pgx.Connect(ctx, s.postgres)
-	if err != nil {
-		return fmt.Errorf("connect to Postgres: %w", err)
-	}
-	defer func() { _ = conn.Close(ctx) }()
-	if _, err := conn.Exec(ctx, statement); err != nil {
-		return fmt.Errorf("%s: %w", statement, err)
-	}
-	return nil
 }
 
 func (s *stores) execClickHouse(ctx context.Context, statement string) error {
