@@ -13,6 +13,7 @@ GOLANGCI_VERSION    := v2.15.0
 GOLANGCI            := .tools/golangci-lint-$(GOLANGCI_VERSION)
 GOVULNCHECK_VERSION := v1.9.0
 CYCLONEDX_VERSION   := v1.10.0
+GORELEASER_VERSION  := v2.17.0
 
 ARGS ?=
 PKGS ?= ./...
@@ -178,6 +179,17 @@ sbom: build ## bills of materials of both binaries, in CycloneDX: dist/api.cdx.j
 		go run github.com/CycloneDX/cyclonedx-gomod/cmd/cyclonedx-gomod@$(CYCLONEDX_VERSION) bin -json -std $(if $(VERSION),-version '$(VERSION)') \
 			-output dist/$$program.cdx.json bin/$$program; \
 	done
+
+GORELEASER = CYCLONEDX_VERSION=$(CYCLONEDX_VERSION) go run github.com/goreleaser/goreleaser/v2@$(GORELEASER_VERSION)
+
+.PHONY: release
+release: ## archives, bills of materials and checksums of the tag that is checked out, as a draft of a release
+	$(GORELEASER) release --clean
+
+.PHONY: release-snapshot
+release-snapshot: ## the same files of any commit, in dist/; nothing is published
+	$(GORELEASER) check
+	$(GORELEASER) release --snapshot --clean
 
 .PHONY: clean
 clean: ## remove what was built
