@@ -26,7 +26,7 @@ import (
 // Config is what the service needs to know besides its database.
 type Config struct {
 	Environment string   // written into each event
-	Keys        []string // bearer keys; none: anybody may use the service
+	Keys        []string // bearer keys, or "sha256:" and the digest of one in hexadecimal digits; none: anybody may use the service
 	OpenMetrics bool     // whether /metrics is served without a key
 	Log         zerolog.Logger
 	Tracer      trace.Tracer // makes a span of each request; nil: none
@@ -42,6 +42,10 @@ type API struct {
 
 // New returns the service on a database. It does not connect; the caller closes the pool.
 func New(pool *pgxpool.Pool, c Config) (*API, error) {
+	keys, err := parseKeys(c.Keys)
+	if err != nil {
+		return nil, fmt.Errorf("read the keys: %w", err)
+	}
 	a := &API{pool: pool, environment: c.Environment, log: c.Log, router: chi.NewMux()}
 	meters := newMeters(pool)
 
@@ -53,7 +57,7 @@ func New(pool *pgxpool.Pool, c Config) (*API, error) {
 	a.router.Get("/healthz", live)
 	a.router.Get("/readyz", a.ready)
 
-	locked := a.router.With(requireKey(c.Keys))
+	locked := a.router.With(requireKey(keys))
 	metrics := locked
 	if c.OpenMetrics {
 		metrics = a.router
@@ -62,7 +66,7 @@ func New(pool *pgxpool.Pool, c Config) (*API, error) {
 
 	document := humachi.New(locked.With(readBody), openAPI())
 	a.registerUsers(document)
-	if len(c.Keys) == 0 {
+	if len(keys) == 0 {
 		document.OpenAPI().Security = nil
 	}
 	text, err := document.OpenAPI().MarshalJSON()

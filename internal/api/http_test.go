@@ -1,7 +1,9 @@
 package api_test
 
 import (
+	"crypto/rand"
 	"net/http"
+	"regexp"
 	"strings"
 	"testing"
 
@@ -45,11 +47,13 @@ func TestHeadersOfEveryAnswer(t *testing.T) {
 
 func TestKeys(t *testing.T) {
 	t.Parallel()
-	s := start(t, "first-key", "second-key")
+	// The third is known by its digest alone: printf %s third-key | sha256sum
+	const digest = "sha256:c3459480502070372835c7c5cc038c81d457d1fe08de10d76fb5bbb4b7d6af8c"
+	s := start(t, "first-key", "second-key", digest)
 
 	t.Run("each key opens the service", func(t *testing.T) {
 		t.Parallel()
-		for _, authorization := range []string{"Bearer first-key", "Bearer second-key", "bearer first-key"} {
+		for _, authorization := range []string{"Bearer first-key", "Bearer second-key", "bearer first-key", "Bearer third-key"} {
 			for _, path := range []string{"/users", "/metrics", "/openapi.json", "/docs"} {
 				if r := s.do(t, http.MethodGet, path, "", "Authorization", authorization); r.status != http.StatusOK {
 					t.Errorf("%s with %q: answer %d %s", path, authorization, r.status, r.body)
@@ -62,6 +66,7 @@ func TestKeys(t *testing.T) {
 		t.Parallel()
 		for _, authorization := range []string{
 			"-", "", "Bearer", "Bearer ", "Bearer first", "Bearer first-keys", "Bearer first-key,second-key", "Basic first-key", "first-key",
+			"Bearer " + digest, "Bearer " + strings.TrimPrefix(digest, "sha256:"),
 		} {
 			for _, r := range []reply{
 				s.create(t, "a@example.com", "Authorization", authorization),
@@ -72,6 +77,18 @@ func TestKeys(t *testing.T) {
 				if r.header.Get("WWW-Authenticate") != "Bearer" {
 					t.Errorf("%q: no WWW-Authenticate", authorization)
 				}
+			}
+		}
+	})
+
+	t.Run("the log tells which of the keys was used, so that one that nobody uses any more can be taken away", func(t *testing.T) {
+		t.Parallel()
+		for authorization, want := range map[string]string{"Bearer second-key": `"key":2,`, "Bearer third-key": `"key":3,`, "Bearer none": ""} {
+			id := rand.Text()
+			s.do(t, http.MethodGet, "/users", "", "Authorization", authorization, "X-Request-Id", id)
+			line := regexp.MustCompile(`.*"request_id":"` + id + `".*`).FindString(s.logs.String())
+			if line == "" || strings.Contains(line, `"key":`) != (want != "") || !strings.Contains(line, want) {
+				t.Errorf("%s: log %s", authorization, line)
 			}
 		}
 	})

@@ -4,8 +4,6 @@ import (
 	"bytes"
 	"context"
 	"crypto/rand"
-	"crypto/sha256"
-	"crypto/subtle"
 	"fmt"
 	"io"
 	"mime"
@@ -32,16 +30,25 @@ const (
 
 // record is what is known of a request for its line in the log.
 type record struct {
+	key   int // which of the keys it came with, counted from 1; 0: none
 	err   error
 	stack []byte
 }
 
 type recordKey struct{}
 
+// recordOf is the record of a request; one that nobody reads if the request is not observed.
+func recordOf(ctx context.Context) *record {
+	if rec, ok := ctx.Value(recordKey{}).(*record); ok {
+		return rec
+	}
+	return &record{}
+}
+
 // note keeps the error for the line in the log if somebody has to look into it.
 func note(ctx context.Context, p *huma.ErrorModel, err error) {
-	if rec, ok := ctx.Value(recordKey{}).(*record); ok && p.Status >= http.StatusInternalServerError {
-		rec.err = err
+	if p.Status >= http.StatusInternalServerError {
+		recordOf(ctx).err = err
 	}
 }
 
@@ -74,6 +81,9 @@ func observe(log zerolog.Logger, meters *meters, tracer trace.Tracer) func(http.
 				Dur("took", took).Int("bytes", wrapped.BytesWritten()).Str("request_id", id)
 			if id := traceID(r); id != "" {
 				event.Str("trace_id", id)
+			}
+			if rec.key > 0 {
+				event.Int("key", rec.key)
 			}
 			if rec.err != nil {
 				event.Err(rec.err)
@@ -130,6 +140,7 @@ func requestID(given string) string {
 // recoverPanic answers 500 after a panic; the stack goes to the log.
 func recoverPanic(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		rec := recordOf(r.Context())
 		defer func() {
 			reason := recover()
 			if reason == nil {
@@ -139,9 +150,7 @@ func recoverPanic(next http.Handler) http.Handler {
 				panic(reason)
 			}
 			err := fmt.Errorf("panic: %v", reason)
-			if rec, ok := r.Context().Value(recordKey{}).(*record); ok {
-				rec.err, rec.stack = err, debug.Stack()
-			}
+			rec.err, rec.stack = err, debug.Stack()
 			if wrapped, ok := w.(middleware.WrapResponseWriter); !ok || wrapped.Status() == 0 {
 				fail(w, r, err)
 			}
@@ -168,29 +177,6 @@ func limitTime(next http.Handler) http.Handler {
 		defer cancel()
 		next.ServeHTTP(w, r.WithContext(ctx))
 	})
-}
-
-// requireKey lets only requests with one of the keys pass; all of them if there are no keys. Hashes are compared, each time all of
-// them, so that the time it takes tells nothing about a key, not even its length.
-func requireKey(keys []string) func(http.Handler) http.Handler {
-	hashes := make([][sha256.Size]byte, len(keys))
-	for i, key := range keys {
-		hashes[i] = sha256.Sum256([]byte(key))
-	}
-	return func(next http.Handler) http.Handler {
-		return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-			scheme, key, _ := strings.Cut(r.Header.Get("Authorization"), " ")
-			given, match := sha256.Sum256([]byte(key)), 0
-			for _, hash := range hashes {
-				match |= subtle.ConstantTimeCompare(hash[:], given[:])
-			}
-			if len(hashes) > 0 && (match == 0 || !strings.EqualFold(scheme, "Bearer")) {
-				fail(w, r, errUnauthorized)
-				return
-			}
-			next.ServeHTTP(w, r)
-		})
-	}
 }
 
 // readBody reads the body of a POST before huma does, which would answer 500 to a client that breaks off.

@@ -2,6 +2,7 @@ package api
 
 import (
 	"errors"
+	"fmt"
 	"strings"
 
 	"github.com/jackc/pgx/v5/pgxpool"
@@ -14,7 +15,7 @@ import (
 type Settings struct {
 	DatabaseURL cli.Secret   `env:"DATABASE_URL" required:"" help:"Postgres, as a URL; its host may be the folder of a Unix socket. pool_max_conns and connect_timeout (seconds) may be among its parameters."`
 	Addr        cli.Addr     `env:"API_ADDR" default:"127.0.0.1:8080" help:"Address to serve HTTP on."`
-	Keys        []cli.Secret `env:"API_KEYS" help:"Bearer keys that may use the service, separated by commas. Without any it is open to everybody, which is allowed on a loopback address only."`
+	Keys        []cli.Secret `env:"API_KEYS" help:"Bearer keys that may use the service, separated by commas: random texts, or sha256: and the SHA-256 of one in hexadecimal digits. Several are for changing one without a pause. Without any the service is open to everybody, which is allowed on a loopback address only."`
 	Environment string       `env:"ENVIRONMENT" default:"development" help:"Deployment, written into each event."`
 	cli.Log
 }
@@ -26,11 +27,8 @@ func (s *Settings) Validate() error {
 		// Not its text, which repeats parts of the URL.
 		problems = append(problems, errors.New("DATABASE_URL: not a Postgres URL such as postgres://user:password@host:5432/database"))
 	}
-	for _, key := range s.Keys {
-		if !isToken(string(key)) {
-			problems = append(problems, errors.New("API_KEYS: a key is empty, or has a character that a bearer token cannot have"))
-			break
-		}
+	if _, err := parseKeys(s.keys()); err != nil {
+		problems = append(problems, fmt.Errorf("API_KEYS: %w", err))
 	}
 	if len(s.Keys) == 0 && !s.Addr.Loopback() {
 		problems = append(problems, errors.New("API_ADDR: not a loopback address, so that anybody could use the service; set API_KEYS"))
@@ -43,14 +41,13 @@ func (s *Settings) Validate() error {
 
 // Config returns what the settings mean for [New].
 func (s *Settings) Config(log zerolog.Logger) Config {
-	c := Config{Environment: s.Environment, OpenMetrics: s.Addr.Loopback(), Log: log}
-	for _, key := range s.Keys {
-		c.Keys = append(c.Keys, string(key))
-	}
-	return c
+	return Config{Environment: s.Environment, Keys: s.keys(), OpenMetrics: s.Addr.Loopback(), Log: log}
 }
 
-// isToken tells whether s can follow "Bearer " in a header: printable ASCII without spaces.
-func isToken(s string) bool {
-	return s != "" && strings.IndexFunc(s, func(r rune) bool { return r <= ' ' || r > '~' }) < 0
+func (s *Settings) keys() []string {
+	var keys []string
+	for _, key := range s.Keys {
+		keys = append(keys, string(key))
+	}
+	return keys
 }

@@ -25,8 +25,10 @@ func TestSettings(t *testing.T) {
 	if diff := cmp.Diff(want, got); diff != "" || err != nil {
 		t.Errorf("error %v; settings (-want +got):\n%s", err, diff)
 	}
-	if _, err := parse(nil, "API_ADDR=0.0.0.0:80", "API_KEYS=one,two"); err != nil {
-		t.Error(err)
+	for _, keys := range []string{"one,two", "one,sha256:" + strings.Repeat("0a", 32), "sha256:" + strings.Repeat("0A", 32)} {
+		if _, err := parse(nil, "API_ADDR=0.0.0.0:80", "API_KEYS="+keys); err != nil {
+			t.Errorf("%s: %v", keys, err)
+		}
 	}
 }
 
@@ -39,6 +41,9 @@ func TestBadSettings(t *testing.T) {
 		"open to everybody":      {[]string{"API_ADDR=:80"}, "API_ADDR: not a loopback address, so that anybody could use the service; set API_KEYS"},
 		"an empty key":           {[]string{"API_KEYS=one,,two"}, "API_KEYS: a key is empty, or has a character that a bearer token cannot have"},
 		"a key with a space":     {[]string{"API_KEYS=one, two"}, "API_KEYS: a key is empty, or has a character that a bearer token cannot have"},
+		"half a digest":          {[]string{"API_KEYS=sha256:" + strings.Repeat("0a", 16)}, "API_KEYS: what begins with sha256: is the digest of a key, and has to go on with 64 hexadecimal digits"},
+		"more than a digest":     {[]string{"API_KEYS=sha256:" + strings.Repeat("0a", 33)}, "API_KEYS: what begins with sha256: is the digest of a key, and has to go on with 64 hexadecimal digits"},
+		"a digest of nonsense":   {[]string{"API_KEYS=sha256:" + strings.Repeat("xy", 32)}, "API_KEYS: what begins with sha256: is the digest of a key, and has to go on with 64 hexadecimal digits"},
 		"a blank environment":    {[]string{"ENVIRONMENT= "}, "ENVIRONMENT: must not be blank"},
 		"a database of nonsense": {[]string{"DATABASE_URL=mysql//canary"}, "DATABASE_URL: not a Postgres URL such as postgres://user:password@host:5432/database"},
 	} {
