@@ -10,6 +10,7 @@
 package api
 
 import (
+	"cmp"
 	"fmt"
 	"net/http"
 
@@ -28,6 +29,9 @@ type Config struct {
 	Environment string   // written into each event
 	Keys        []string // bearer keys, or "sha256:" and the digest of one in hexadecimal digits; none: anybody may use the service
 	OpenMetrics bool     // whether /metrics is served without a key
+	RateLimit   float64  // requests a second that a key or, without keys, an address may send; 0: any number
+	RateBurst   int      // how many of them may come at once; 0: those of one second
+	MaxRequests int      // requests that may be in hand at once; 0: 32 for each connection of the pool
 	Log         zerolog.Logger
 	Tracer      trace.Tracer // makes a span of each request; nil: none
 }
@@ -64,7 +68,10 @@ func New(pool *pgxpool.Pool, c Config) (*API, error) {
 	}
 	metrics.Method(http.MethodGet, "/metrics", meters.handler())
 
-	document := humachi.New(locked.With(readBody), openAPI())
+	// A slot is taken once the body is there: slow clients keep nobody else out.
+	admitted := locked.With(limitRate(c.RateLimit, c.RateBurst, len(keys), meters.refused.WithLabelValues("rate")), readBody,
+		limitInHand(cmp.Or(c.MaxRequests, requestsPerConnection*int(pool.Config().MaxConns)), meters.refused.WithLabelValues("busy")))
+	document := humachi.New(admitted, openAPI())
 	a.registerUsers(document)
 	if len(keys) == 0 {
 		document.OpenAPI().Security = nil

@@ -20,6 +20,7 @@ type meters struct {
 	requests *prometheus.CounterVec
 	duration *prometheus.HistogramVec
 	inFlight prometheus.Gauge
+	refused  *prometheus.CounterVec
 }
 
 func newMeters(pool *pgxpool.Pool) *meters {
@@ -36,6 +37,9 @@ func newMeters(pool *pgxpool.Pool) *meters {
 		inFlight: prometheus.NewGauge(prometheus.GaugeOpts{
 			Name: "sluicebox_api_requests_in_flight", Help: "Requests that are being answered.",
 		}),
+		refused: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "sluicebox_api_requests_refused_total", Help: "Requests that were refused because their client sent too many, or because too many were in hand.",
+		}, []string{"reason"}),
 	}
 	build := cli.ReadBuild()
 	info := prometheus.NewGauge(prometheus.GaugeOpts{
@@ -43,7 +47,7 @@ func newMeters(pool *pgxpool.Pool) *meters {
 		ConstLabels: prometheus.Labels{"program": "api", "version": build.Version, "revision": build.Revision, "go": build.Go},
 	})
 	info.Set(1)
-	m.registry.MustRegister(m.requests, m.duration, m.inFlight, info, collectors.NewGoCollector(),
+	m.registry.MustRegister(m.requests, m.duration, m.inFlight, m.refused, info, collectors.NewGoCollector(),
 		collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	m.registry.MustRegister(poolMeters(pool)...)
 	return m

@@ -61,6 +61,7 @@ func answer(err error) *huma.ErrorModel {
 	var fields invalid
 	var tooLarge *http.MaxBytesError
 	var state unready
+	var full refused
 	switch {
 	case errors.Is(err, errNoRoute):
 		return problem(http.StatusNotFound, errNoRoute.Error())
@@ -82,6 +83,8 @@ func answer(err error) *huma.ErrorModel {
 		return problem(http.StatusBadRequest, err.Error())
 	case errors.As(err, &tooLarge):
 		return problem(http.StatusRequestEntityTooLarge, fmt.Sprintf("the body is longer than %d bytes", tooLarge.Limit))
+	case errors.As(err, &full):
+		return problem(full.status, full.reason)
 	case errors.As(err, &state):
 		return problem(http.StatusServiceUnavailable, state.reason)
 	case errors.Is(err, context.Canceled):
@@ -117,12 +120,15 @@ func unavailable(err error) bool {
 }
 
 // headers returns the headers that belong to an answer.
-func headers(p *huma.ErrorModel) http.Header {
+func headers(p *huma.ErrorModel, err error) http.Header {
 	h := http.Header{}
-	switch p.Status {
-	case http.StatusServiceUnavailable:
+	var full refused
+	switch {
+	case errors.As(err, &full):
+		h.Set("Retry-After", strconv.Itoa(full.after))
+	case p.Status == http.StatusServiceUnavailable:
 		h.Set("Retry-After", strconv.Itoa(retryAfter))
-	case http.StatusUnauthorized:
+	case p.Status == http.StatusUnauthorized:
 		h.Set("WWW-Authenticate", "Bearer")
 	}
 	return h
@@ -132,7 +138,7 @@ func headers(p *huma.ErrorModel) http.Header {
 func fail(w http.ResponseWriter, r *http.Request, err error) {
 	p := answer(err)
 	note(r.Context(), p, err)
-	maps.Copy(w.Header(), headers(p))
+	maps.Copy(w.Header(), headers(p, err))
 	w.Header().Set("Content-Type", "application/problem+json")
 	w.WriteHeader(p.Status)
 	_ = json.NewEncoder(w).Encode(p) // a client that went away
@@ -145,7 +151,7 @@ func answering[I, O any](handle func(context.Context, *I) (*O, error)) func(cont
 		if err != nil {
 			p := answer(err)
 			note(ctx, p, err)
-			return nil, huma.ErrorWithHeaders(p, headers(p))
+			return nil, huma.ErrorWithHeaders(p, headers(p, err))
 		}
 		return out, nil
 	}

@@ -7,6 +7,7 @@ import (
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
+	"github.com/rs/zerolog"
 
 	"github.com/sluicebox/sluicebox/internal/api"
 	"github.com/sluicebox/sluicebox/internal/cli"
@@ -24,6 +25,10 @@ func TestSettings(t *testing.T) {
 	want := api.Settings{DatabaseURL: "postgres://h/db", Addr: "127.0.0.1:8080", Environment: "development", Log: cli.Log{LogLevel: "info", LogFormat: "json"}}
 	if diff := cmp.Diff(want, got); diff != "" || err != nil {
 		t.Errorf("error %v; settings (-want +got):\n%s", err, diff)
+	}
+	limits, err := parse([]string{"--rate-limit=2.5", "--max-requests=9"}, "API_RATE_BURST=7")
+	if c := limits.Config(zerolog.Nop()); err != nil || c.RateLimit != 2.5 || c.RateBurst != 7 || c.MaxRequests != 9 {
+		t.Errorf("error %v, limits %+v", err, c)
 	}
 	for _, keys := range []string{"one,two", "one,sha256:" + strings.Repeat("0a", 32), "sha256:" + strings.Repeat("0A", 32)} {
 		if _, err := parse(nil, "API_ADDR=0.0.0.0:80", "API_KEYS="+keys); err != nil {
@@ -44,6 +49,10 @@ func TestBadSettings(t *testing.T) {
 		"half a digest":          {[]string{"API_KEYS=sha256:" + strings.Repeat("0a", 16)}, "API_KEYS: what begins with sha256: is the digest of a key, and has to go on with 64 hexadecimal digits"},
 		"more than a digest":     {[]string{"API_KEYS=sha256:" + strings.Repeat("0a", 33)}, "API_KEYS: what begins with sha256: is the digest of a key, and has to go on with 64 hexadecimal digits"},
 		"a digest of nonsense":   {[]string{"API_KEYS=sha256:" + strings.Repeat("xy", 32)}, "API_KEYS: what begins with sha256: is the digest of a key, and has to go on with 64 hexadecimal digits"},
+		"a burst of nothing":     {[]string{"API_RATE_BURST=5"}, "API_RATE_BURST: means nothing without API_RATE_LIMIT; set that too"},
+		"a rate below zero":      {[]string{"API_RATE_LIMIT=-1"}, "API_RATE_LIMIT: -1 is out of range, 0 to 1000000"},
+		"a rate that is none":    {[]string{"API_RATE_LIMIT=NaN"}, "API_RATE_LIMIT: NaN is out of range, 0 to 1000000"},
+		"a rate without end":     {[]string{"API_RATE_LIMIT=Inf"}, "API_RATE_LIMIT: +Inf is out of range, 0 to 1000000"},
 		"a blank environment":    {[]string{"ENVIRONMENT= "}, "ENVIRONMENT: must not be blank"},
 		"a database of nonsense": {[]string{"DATABASE_URL=mysql//canary"}, "DATABASE_URL: not a Postgres URL such as postgres://user:password@host:5432/database"},
 	} {

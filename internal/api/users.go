@@ -86,19 +86,19 @@ func (a *API) registerUsers(document huma.API) {
 		Responses: map[string]*huma.Response{"201": {Description: "The user is created, and its event will be delivered.", Content: content(reflect.TypeFor[User]())}},
 		Errors: []int{
 			http.StatusBadRequest, http.StatusUnauthorized, http.StatusConflict, http.StatusRequestEntityTooLarge,
-			http.StatusUnsupportedMediaType, http.StatusServiceUnavailable,
+			http.StatusUnsupportedMediaType, http.StatusTooManyRequests, http.StatusServiceUnavailable,
 		},
 	}, answering(a.create))
 	document.OpenAPI().Paths["/users"].Post.RequestBody.Content = content(reflect.TypeFor[NewUser]())
 
 	huma.Register(document, huma.Operation{
 		OperationID: "get-user", Method: http.MethodGet, Path: "/users/{id}", Summary: "Get a user",
-		Errors: []int{http.StatusUnauthorized, http.StatusNotFound, http.StatusServiceUnavailable},
+		Errors: []int{http.StatusUnauthorized, http.StatusNotFound, http.StatusTooManyRequests, http.StatusServiceUnavailable},
 	}, answering(a.get))
 	huma.Register(document, huma.Operation{
 		OperationID: "list-users", Method: http.MethodGet, Path: "/users", Summary: "List users, oldest first",
 		RejectUnknownQueryParameters: true,
-		Errors:                       []int{http.StatusUnauthorized, http.StatusServiceUnavailable},
+		Errors:                       []int{http.StatusUnauthorized, http.StatusTooManyRequests, http.StatusServiceUnavailable},
 	}, answering(a.list))
 }
 

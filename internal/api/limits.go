@@ -1,0 +1,106 @@
+package api
+
+import (
+	"hash/maphash"
+	"math"
+	"net"
+	"net/http"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"golang.org/x/time/rate"
+)
+
+const (
+	// requestsPerConnection is how many requests there may be for each connection to Postgres. The last of them gets one within
+	// acquireTimeout as long as a request takes Postgres less than 60 ms.
+	requestsPerConnection = 32
+	// addressBuckets is how many token buckets the addresses of clients share where there are no keys: few kilobytes, however many addresses
+	// come. Two addresses meet in one bucket by chance, which a client can't steer.
+	addressBuckets = 1024
+	// maxWait, in seconds, is the longest that a client is told to wait. It bounds what a rate near zero would come to.
+	maxWait = 3600
+)
+
+// refused is a request that is not looked at, for now.
+type refused struct {
+	status int
+	reason string
+	after  int // seconds after which it may be sent again
+}
+
+func (e refused) Error() string { return e.reason }
+
+// rates are the token buckets of all clients.
+type rates struct {
+	buckets []*rate.Limiter
+	seed    maphash.Seed
+}
+
+// newRates returns a bucket for each key or, without keys, buckets for addresses. They hold burst requests, or those of one second if
+// burst is 0.
+func newRates(limit float64, burst, keys int) *rates {
+	if burst == 0 {
+		burst = int(math.Ceil(limit))
+	}
+	if keys == 0 {
+		keys = addressBuckets
+	}
+	b := &rates{buckets: make([]*rate.Limiter, keys), seed: maphash.MakeSeed()}
+	for i := range b.buckets {
+		b.buckets[i] = rate.NewLimiter(rate.Limit(limit), burst)
+	}
+	return b
+}
+
+// of is the bucket of the client that sent a request. A header that names another address is not believed: any client can write one.
+func (b *rates) of(r *http.Request) *rate.Limiter {
+	if key := recordOf(r.Context()).key; key > 0 {
+		return b.buckets[key-1]
+	}
+	host, _, err := net.SplitHostPort(r.RemoteAddr)
+	if err != nil {
+		host = r.RemoteAddr
+	}
+	return b.buckets[maphash.String(b.seed, host)%uint64(len(b.buckets))]
+}
+
+// limitRate refuses requests of a client that sends more of them a second than the limit; 0 is no limit.
+func limitRate(limit float64, burst, keys int, count prometheus.Counter) func(http.Handler) http.Handler {
+	if limit == 0 {
+		return func(next http.Handler) http.Handler { return next }
+	}
+	b := newRates(limit, burst, keys) // here, and so one for all routes
+	return func(next http.Handler) http.Handler {
+		return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			bucket, now := b.of(r), time.Now()
+			if bucket.AllowN(now, 1) {
+				next.ServeHTTP(w, r)
+				return
+			}
+			count.Inc()
+			// Not a reservation that is cancelled: of several at once, some tokens would not come back.
+			wait := math.Ceil((1 - bucket.TokensAt(now)) / float64(bucket.Limit()))
+			after := int(max(1, min(wait, maxWait)))
+			fail(w, r, refused{http.StatusTooManyRequests, "this client sends too many requests; wait as long as Retry-After says", after})
+		})
+	}
+}
+
+// limitInHand refuses requests at once while so many are being worked on: they would only wait for a connection to Postgres until their
+// clients have given up, and keep later ones waiting.
+func limitInHand(most int, count prometheus.Counter) func(http.Handler) http.Handler {
+	slots := make(chan struct{}, most) // here, and so one for all routes
+	return func(next http.Handler) http.Handler {
+		return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			select {
+			case slots <- struct{}{}:
+				defer func() { <-slots }()
+				next.ServeHTTP(w, r)
+			default:
+				count.Inc()
+				fail(w, r, refused{http.StatusServiceUnavailable, "more requests are in hand than this service can take; try again", 1})
+			}
+		})
+	}
+}
