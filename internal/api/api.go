@@ -42,6 +42,9 @@ type API struct {
 	environment string
 	log         zerolog.Logger
 	router      chi.Router
+	meters      *meters
+	timeouts    timeouts
+	arriving    places // for bodies
 }
 
 // New returns the service on a database. It does not connect; the caller closes the pool.
@@ -50,10 +53,13 @@ func New(pool *pgxpool.Pool, c Config) (*API, error) {
 	if err != nil {
 		return nil, fmt.Errorf("read the keys: %w", err)
 	}
-	a := &API{pool: pool, environment: c.Environment, log: c.Log, router: chi.NewMux()}
 	meters := newMeters(pool)
+	a := &API{
+		pool: pool, environment: c.Environment, log: c.Log, router: chi.NewMux(), meters: meters,
+		timeouts: usualTimeouts(), arriving: make(places, maxArriving),
+	}
 
-	a.router.Use(observe(c.Log, meters, c.Tracer), recoverPanic, secureHeaders, limitTime)
+	a.router.Use(observe(c.Log, meters, c.Tracer), recoverPanic, secureHeaders, a.limitTime)
 	a.router.NotFound(func(w http.ResponseWriter, r *http.Request) { fail(w, r, errNoRoute) })
 	a.router.MethodNotAllowed(a.methodNotAllowed)
 
@@ -68,9 +74,9 @@ func New(pool *pgxpool.Pool, c Config) (*API, error) {
 	}
 	metrics.Method(http.MethodGet, "/metrics", meters.handler())
 
-	// A slot is taken once the body is there: slow clients keep nobody else out.
-	admitted := locked.With(limitRate(c.RateLimit, c.RateBurst, len(keys), meters.refused.WithLabelValues("rate")), readBody,
-		limitInHand(cmp.Or(c.MaxRequests, requestsPerConnection*int(pool.Config().MaxConns)), meters.refused.WithLabelValues("busy")))
+	// A request is in hand once its body is there: slow clients take nobody else's place.
+	admitted := locked.With(limitRate(c.RateLimit, c.RateBurst, len(keys), meters.refused.WithLabelValues(reasonRate)), a.readBody,
+		limitInHand(cmp.Or(c.MaxRequests, requestsPerConnection*int(pool.Config().MaxConns)), meters.refused.WithLabelValues(reasonBusy)))
 	document := humachi.New(admitted, openAPI())
 	a.registerUsers(document)
 	if len(keys) == 0 {

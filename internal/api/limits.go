@@ -31,6 +31,24 @@ type refused struct {
 
 func (e refused) Error() string { return e.reason }
 
+// errBusy is a request that there is no place for. One second is enough for a hundred requests to be done.
+var errBusy = refused{http.StatusServiceUnavailable, "more requests are in hand than this service can take; try again", 1}
+
+// places are as many as requests may be in one state at once.
+type places chan struct{}
+
+// take takes a place if one is free, and says whether it did.
+func (p places) take() bool {
+	select {
+	case p <- struct{}{}:
+		return true
+	default:
+		return false
+	}
+}
+
+func (p places) leave() { <-p }
+
 // rates are the token buckets of all clients.
 type rates struct {
 	buckets []*rate.Limiter
@@ -70,7 +88,7 @@ func limitRate(limit float64, burst, keys int, count prometheus.Counter) func(ht
 	if limit == 0 {
 		return func(next http.Handler) http.Handler { return next }
 	}
-	b := newRates(limit, burst, keys) // here, and so one for all routes
+	b := newRates(limit, burst, keys) // here, and so the same for all routes
 	return func(next http.Handler) http.Handler {
 		return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 			bucket, now := b.of(r), time.Now()
@@ -90,17 +108,16 @@ func limitRate(limit float64, burst, keys int, count prometheus.Counter) func(ht
 // limitInHand refuses requests at once while so many are being worked on: they would only wait for a connection to Postgres until their
 // clients have given up, and keep later ones waiting.
 func limitInHand(most int, count prometheus.Counter) func(http.Handler) http.Handler {
-	slots := make(chan struct{}, most) // here, and so one for all routes
+	inHand := make(places, most) // here, and so the same for all routes
 	return func(next http.Handler) http.Handler {
 		return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-			select {
-			case slots <- struct{}{}:
-				defer func() { <-slots }()
-				next.ServeHTTP(w, r)
-			default:
+			if !inHand.take() {
 				count.Inc()
-				fail(w, r, refused{http.StatusServiceUnavailable, "more requests are in hand than this service can take; try again", 1})
+				fail(w, r, errBusy)
+				return
 			}
+			defer inHand.leave()
+			next.ServeHTTP(w, r)
 		})
 	}
 }

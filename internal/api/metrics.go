@@ -14,6 +14,12 @@ import (
 	"github.com/sluicebox/sluicebox/internal/cli"
 )
 
+// Why a request was refused, in the label of the metric.
+const (
+	reasonRate = "rate"
+	reasonBusy = "busy"
+)
+
 // meters are the metrics of one service, in a registry of its own.
 type meters struct {
 	registry *prometheus.Registry

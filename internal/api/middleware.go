@@ -22,10 +22,10 @@ import (
 const (
 	// requestTimeout bounds all work for one request. A client that has waited so long has given up.
 	requestTimeout = 10 * time.Second
-	// bodyTimeout bounds how long a body may take to arrive, so that slow clients do not pile up.
-	bodyTimeout = 10 * time.Second
 	// maxBody, in bytes, is many times the largest valid body.
 	maxBody = 64 << 10
+	// maxArriving is how many bodies may be on their way at once. It bounds the memory that slow clients take up, to 64 MiB.
+	maxArriving = 1024
 )
 
 // record is what is known of a request for its line in the log.
@@ -171,8 +171,12 @@ func secureHeaders(next http.Handler) http.Handler {
 	})
 }
 
-func limitTime(next http.Handler) http.Handler {
+func (a *API) limitTime(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if r.ContentLength != 0 {
+			// Also of a body that is of no use here: net/http waits for it before it sends the answer.
+			_ = http.NewResponseController(w).SetReadDeadline(time.Now().Add(a.timeouts.body)) // recorders of tests have none
+		}
 		ctx, cancel := context.WithTimeout(r.Context(), requestTimeout)
 		defer cancel()
 		next.ServeHTTP(w, r.WithContext(ctx))
@@ -182,7 +186,7 @@ func limitTime(next http.Handler) http.Handler {
 // readBody reads the body of a POST before huma does, which would answer 500 to a client that breaks off.
 //
 // Only application/json is taken. Web pages of other sites can send anything else without asking, also to a loopback address.
-func readBody(next http.Handler) http.Handler {
+func (a *API) readBody(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if r.Method != http.MethodPost {
 			next.ServeHTTP(w, r)
@@ -192,15 +196,27 @@ func readBody(next http.Handler) http.Handler {
 			fail(w, r, errMediaType)
 			return
 		}
-		control := http.NewResponseController(w)
-		_ = control.SetReadDeadline(time.Now().Add(bodyTimeout)) // not supported by recorders of tests
-		body, err := io.ReadAll(http.MaxBytesReader(w, r.Body, maxBody))
+		body, err := a.arrived(w, r)
 		if err != nil {
-			fail(w, r, bodyError(err))
+			fail(w, r, err)
 			return
 		}
-		_ = control.SetReadDeadline(time.Time{}) // a deadline that passes later would cancel the request
 		r.Body = io.NopCloser(bytes.NewReader(body))
 		next.ServeHTTP(w, r)
 	})
+}
+
+// arrived waits for the body.
+func (a *API) arrived(w http.ResponseWriter, r *http.Request) ([]byte, error) {
+	if !a.arriving.take() {
+		a.meters.refused.WithLabelValues(reasonBusy).Inc()
+		return nil, errBusy
+	}
+	defer a.arriving.leave()
+	body, err := io.ReadAll(http.MaxBytesReader(w, r.Body, maxBody))
+	if err != nil {
+		return nil, bodyError(err)
+	}
+	_ = http.NewResponseController(w).SetReadDeadline(time.Time{}) // a deadline that passes later would cancel the request
+	return body, nil
 }

@@ -23,6 +23,7 @@ var (
 	errMethod       = errors.New("this path does not have this method")
 	errUnauthorized = errors.New("a valid key is needed: Authorization: Bearer …")
 	errMediaType    = errors.New("the body has to be application/json")
+	errSlowBody     = errors.New("the body did not arrive in time")
 	errNotFound     = errors.New("there is no such user")
 	errEmailTaken   = errors.New("a user with this e-mail exists")
 	errKeyReused    = errors.New("was used for another request")
@@ -71,6 +72,8 @@ func answer(err error) *huma.ErrorModel {
 		return problem(http.StatusUnauthorized, errUnauthorized.Error())
 	case errors.Is(err, errMediaType):
 		return problem(http.StatusUnsupportedMediaType, errMediaType.Error())
+	case errors.Is(err, errSlowBody):
+		return problem(http.StatusRequestTimeout, errSlowBody.Error())
 	case errors.Is(err, errNotFound):
 		return problem(http.StatusNotFound, errNotFound.Error())
 	case errors.Is(err, errEmailTaken):
@@ -174,7 +177,7 @@ func bodyError(err error) error {
 	case errors.As(err, new(*http.MaxBytesError)):
 		return err
 	case errors.Is(err, os.ErrDeadlineExceeded):
-		return malformed{"the body did not arrive in time"}
+		return errSlowBody
 	default:
 		return malformed{"the body ends early"}
 	}

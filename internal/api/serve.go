@@ -17,18 +17,33 @@ import (
 )
 
 const (
-	// headerTimeout and maxHeader, in bytes, are far above what a client needs that is not an attacker.
-	headerTimeout = 5 * time.Second
-	maxHeader     = 16 << 10
-	// ioTimeout is above headerTimeout, bodyTimeout and requestTimeout together, which are the ones meant to end a request.
-	ioTimeout = 30 * time.Second
-	// idleTimeout is above the 60 s after which common proxies close their side, so that they never send into a closed connection.
-	idleTimeout = 75 * time.Second
+	// maxHeader, in bytes, is far above what a client needs that is not an attacker.
+	maxHeader = 16 << 10
 	// drainTimeout is above requestTimeout, and below the 30 s that orchestrators wait before they kill.
 	drainTimeout = 15 * time.Second
 	// connectTimeout bounds a connection attempt, unless the URL says so itself. The default of the driver is minutes.
 	connectTimeout = 5 * time.Second
 )
+
+// timeouts are how long a client may take for what it does.
+type timeouts struct {
+	header time.Duration // to send the header of a request
+	body   time.Duration // to send its body
+	whole  time.Duration // to send all of it; the same again to read the answer, from the end of the header on
+	idle   time.Duration // to send the next one on the same connection
+}
+
+func usualTimeouts() timeouts {
+	return timeouts{
+		// Both are far above what a client needs that is not an attacker.
+		header: 5 * time.Second,
+		body:   10 * time.Second,
+		// Above header, body and requestTimeout together, which are the ones meant to end a request.
+		whole: 30 * time.Second,
+		// Above the 60 s after which common proxies close their side, so that they never send into a closed connection.
+		idle: 75 * time.Second,
+	}
+}
 
 // Open returns a pool on the database of the settings, and looks whether the database has what the service needs.
 //
@@ -70,10 +85,10 @@ func Open(ctx context.Context, s Settings, log zerolog.Logger) (*pgxpool.Pool, e
 func (a *API) Serve(ctx context.Context, listener net.Listener) error {
 	server := &http.Server{
 		Handler:           a,
-		ReadHeaderTimeout: headerTimeout,
-		ReadTimeout:       ioTimeout,
-		WriteTimeout:      ioTimeout,
-		IdleTimeout:       idleTimeout,
+		ReadHeaderTimeout: a.timeouts.header,
+		ReadTimeout:       a.timeouts.whole,
+		WriteTimeout:      a.timeouts.whole,
+		IdleTimeout:       a.timeouts.idle,
 		MaxHeaderBytes:    maxHeader,
 		ErrorLog:          stdlog.New(a.log, "", 0),
 		BaseContext:       func(net.Listener) context.Context { return context.WithoutCancel(ctx) },

@@ -85,8 +85,8 @@ func (a *API) registerUsers(document huma.API) {
 		DefaultStatus: http.StatusCreated, SkipValidateBody: true, MaxBodyBytes: -1, BodyReadTimeout: -1, // see readBody
 		Responses: map[string]*huma.Response{"201": {Description: "The user is created, and its event will be delivered.", Content: content(reflect.TypeFor[User]())}},
 		Errors: []int{
-			http.StatusBadRequest, http.StatusUnauthorized, http.StatusConflict, http.StatusRequestEntityTooLarge,
-			http.StatusUnsupportedMediaType, http.StatusTooManyRequests, http.StatusServiceUnavailable,
+			http.StatusBadRequest, http.StatusUnauthorized, http.StatusRequestTimeout, http.StatusConflict,
+			http.StatusRequestEntityTooLarge, http.StatusUnsupportedMediaType, http.StatusTooManyRequests, http.StatusServiceUnavailable,
 		},
 	}, answering(a.create))
 	document.OpenAPI().Paths["/users"].Post.RequestBody.Content = content(reflect.TypeFor[NewUser]())
