@@ -41,6 +41,9 @@ func check(ctx context.Context, pool *pgxpool.Pool) error {
 		SELECT name, right_of, to_regclass(name) IS NOT NULL, coalesce(has_table_privilege(to_regclass(name), right_of), false)
 		FROM (VALUES ('users', 'SELECT'), ('users', 'INSERT'), ('event_outbox', 'INSERT'), ('idempotency_key', 'SELECT'),
 			('idempotency_key', 'INSERT'), ('idempotency_key', 'UPDATE'), ('idempotency_key', 'DELETE')) AS needed (name, right_of)`)
+	if s := pool.Stat(); errors.Is(err, context.DeadlineExceeded) && s.AcquiredConns() == s.MaxConns() {
+		return fmt.Errorf("%w: %w", unready{reason: "every connection to Postgres is in use"}, err)
+	}
 	if err != nil {
 		return fmt.Errorf("%w: %w", unreachable(err), err)
 	}

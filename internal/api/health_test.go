@@ -59,9 +59,12 @@ func TestAnExhaustedPoolIsToldEarly(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	r := s.create(t, "a@example.com")
+	r, probe := s.create(t, "a@example.com"), s.do(t, http.MethodGet, "/readyz", "")
 	conn.Release()
 	wantProblem(t, r, http.StatusServiceUnavailable)
+	if p := wantProblem(t, probe, http.StatusServiceUnavailable); p.Detail != "every connection to Postgres is in use" {
+		t.Errorf("not ready because %q", p.Detail)
+	}
 	if again := s.create(t, "a@example.com"); again.status != http.StatusCreated {
 		t.Errorf("later: answer %d %s", again.status, again.body)
 	}
