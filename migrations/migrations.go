@@ -17,6 +17,8 @@ import (
 	"github.com/jackc/pgx/v5/stdlib"
 	"github.com/pressly/goose/v3"
 	"github.com/pressly/goose/v3/database"
+
+	"github.com/sluicebox/sluicebox/internal/churl"
 )
 
 //go:embed postgres/*.sql clickhouse/*.sql
@@ -44,7 +46,7 @@ type Applied struct {
 // migrating program, bounded by ctx. A database with a newer schema gives [ErrNewer] and is left alone.
 func Apply(ctx context.Context, postgresURL, clickHouseURL string) ([]Applied, error) {
 	return locked(ctx, postgresURL, func(db *sql.DB) ([]Applied, error) {
-		options, err := clickhouse.ParseDSN(clickHouseURL)
+		options, err := churl.Parse(clickHouseURL)
 		if err != nil {
 			return nil, fmt.Errorf("parse the ClickHouse URL: %w", err)
 		}

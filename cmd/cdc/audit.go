@@ -115,7 +115,7 @@ func (c *auditCommand) audit(ctx context.Context) (*audit.Report, error) {
 	schema, table := c.outbox()
 	const patience = 8 * time.Second // for a replica of ClickHouse that lags; only when a young event differs
 	a, err := audit.Open(ctx, pool, audit.Config{
-		ClickHouseURL: string(c.ClickHouseURL), Slot: c.Slot, Schema: schema, Table: table, TargetTable: c.TargetTable,
+		ClickHouseURL: c.ClickHouseURL.Now(), Slot: c.Slot, Schema: schema, Table: table, TargetTable: c.TargetTable,
 		Since: c.Since.Time, Until: c.Until.Time, Patience: patience, Progress: shown.step,
 	})
 	if err != nil {

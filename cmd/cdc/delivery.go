@@ -5,18 +5,16 @@ import (
 	"fmt"
 	"time"
 
-	"github.com/jackc/pgx/v5/pgconn"
-
 	"github.com/sluicebox/sluicebox/internal/batch"
 	"github.com/sluicebox/sluicebox/internal/cli"
-	"github.com/sluicebox/sluicebox/internal/sink"
+	"github.com/sluicebox/sluicebox/internal/pgurl"
 )
 
 // delivery are the settings of the daemon.
 type delivery struct {
 	stream
 
-	ReplicationURL cli.Secret `env:"REPLICATION_DATABASE_URL" name:"replication-database-url" help:"Postgres for the replication connection, when its role is another one. Default: DATABASE_URL."`
+	ReplicationURL cli.Credential `env:"REPLICATION_DATABASE_URL" name:"replication-database-url" help:"Postgres for the replication connection, when its role is another one. Default: DATABASE_URL."`
 
 	BatchMaxRows  int           `env:"CDC_BATCH_MAX_ROWS" default:"50000" min:"1" max:"1000000" help:"Rows that seal a batch."`
 	BatchMaxBytes cli.Bytes     `env:"CDC_BATCH_MAX_BYTES" default:"16MiB" min:"1KiB" max:"128MiB" help:"Bytes that seal a batch."`
@@ -36,13 +34,10 @@ type delivery struct {
 // Validate checks what the types of the settings can't.
 func (d *delivery) Validate() error {
 	problems := []error{d.stream.Validate()}
-	if client, err := sink.New(string(d.ClickHouseURL), d.TargetTable, d.Slot, d.InsertDeadline); err != nil {
-		problems = append(problems, errors.New("CLICKHOUSE_URL: not a ClickHouse URL such as clickhouse://user:password@host:9000/database"))
-	} else {
-		problems = append(problems, client.Close())
-	}
-	if _, err := pgconn.ParseConfig(string(d.ReplicationURL)); d.ReplicationURL != "" && err != nil {
-		problems = append(problems, errors.New("REPLICATION_DATABASE_URL: not a Postgres URL such as postgres://user:password@host:5432/database"))
+	if url := d.ReplicationURL.Now(); url != "" {
+		if err := pgurl.Problem(url); err != nil {
+			problems = append(problems, fmt.Errorf("REPLICATION_DATABASE_URL: %w", err))
+		}
 	}
 	// Less is a slip of the unit: nobody could look at what was just delivered, and each pass costs a write.
 	if d.Retention != 0 && d.Retention < time.Minute {

@@ -81,14 +81,14 @@ func checks(n int) string {
 // examination is what a doctor looks at.
 func (d *delivery) examination() doctor.Config {
 	var files []string
-	for _, name := range []string{"DATABASE_URL_FILE", "REPLICATION_DATABASE_URL_FILE", "CLICKHOUSE_URL_FILE"} {
-		if path := os.Getenv(name); path != "" {
+	for _, url := range []cli.Credential{d.DatabaseURL, d.ReplicationURL, d.ClickHouseURL} {
+		if path := url.Path(); path != "" {
 			files = append(files, path)
 		}
 	}
 	return doctor.Config{
-		Postgres: string(d.DatabaseURL), Replication: d.replication(cmp.Or(d.ReplicationURL, d.DatabaseURL)),
-		ClickHouse: string(d.ClickHouseURL), TargetTable: d.TargetTable,
+		Postgres: d.DatabaseURL.Now(), Replication: d.replication(cmp.Or(d.ReplicationURL, d.DatabaseURL)),
+		ClickHouse: d.ClickHouseURL.Now(), TargetTable: d.TargetTable,
 		BatchRows: d.BatchMaxRows, BatchBytes: int64(d.BatchMaxBytes), InsertDeadline: d.InsertDeadline,
 		MaxSlotWAL: int64(d.MaxSlotWAL), Retention: d.Retention, AdminAddr: d.AdminAddr, SecretFiles: files, Host: doctor.ReadHost(),
 	}

@@ -33,7 +33,7 @@ func (c *migrateCommand) Run(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, c.Timeout)
 	defer cancel()
 	log := c.Logger(os.Stderr)
-	applied, err := migrations.Apply(ctx, string(c.DatabaseURL), string(c.ClickHouseURL))
+	applied, err := migrations.Apply(ctx, c.DatabaseURL.Now(), c.ClickHouseURL.Now())
 	for _, m := range applied {
 		log.Info().Str("database", m.Database).Str("migration", m.Name).Msg("migration applied")
 	}
@@ -43,7 +43,7 @@ func (c *migrateCommand) Run(ctx context.Context) error {
 	if err != nil {
 		return &cli.Exit{Code: cli.CodePreflight, Err: err, Hint: pipeline.Hint(err)}
 	}
-	conn, err := pgx.Connect(ctx, string(c.DatabaseURL))
+	conn, err := pgx.Connect(ctx, c.DatabaseURL.Now())
 	if err != nil {
 		return fmt.Errorf("connect to Postgres: %w", err)
 	}

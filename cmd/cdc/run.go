@@ -106,7 +106,7 @@ func (c *runCommand) open(ctx context.Context) (*pgxpool.Pool, *sink.ClickHouse,
 	if err != nil {
 		return nil, nil, fmt.Errorf("open Postgres: %w", err)
 	}
-	client, err := sink.New(string(c.ClickHouseURL), c.TargetTable, c.Slot, c.InsertDeadline)
+	client, err := sink.New(c.ClickHouseURL.Now, c.TargetTable, c.Slot, c.InsertDeadline)
 	if err != nil {
 		pool.Close()
 		return nil, nil, err

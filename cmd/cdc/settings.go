@@ -1,35 +1,38 @@
 package main
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"regexp"
 	"strings"
 	"time"
 
-	"github.com/jackc/pgx/v5/pgconn"
+	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgxpool"
 
+	"github.com/sluicebox/sluicebox/internal/churl"
 	"github.com/sluicebox/sluicebox/internal/cli"
 	"github.com/sluicebox/sluicebox/internal/ledger"
+	"github.com/sluicebox/sluicebox/internal/pgurl"
 	"github.com/sluicebox/sluicebox/internal/replication"
 	"github.com/sluicebox/sluicebox/internal/share"
 )
 
 // postgres are the settings that every command needs.
 type postgres struct {
-	DatabaseURL cli.Secret `env:"DATABASE_URL" required:"" help:"Postgres, as a URL; its host may be the folder of a Unix socket."`
-	Slot        string     `env:"CDC_SLOT" default:"sluicebox" help:"Replication slot; also the source that each row in ClickHouse names."`
-	Table       string     `env:"CDC_TABLE" default:"public.event_outbox" help:"Outbox table, with its schema."`
+	DatabaseURL cli.Credential `env:"DATABASE_URL" required:"" help:"Postgres, as a URL; its host may be the folder of a Unix socket."`
+	Slot        string         `env:"CDC_SLOT" default:"sluicebox" help:"Replication slot; also the source that each row in ClickHouse names."`
+	Table       string         `env:"CDC_TABLE" default:"public.event_outbox" help:"Outbox table, with its schema."`
 }
 
 // databases are the settings of a command that needs both databases.
 type databases struct {
 	postgres
 
-	ClickHouseURL cli.Secret `env:"CLICKHOUSE_URL" name:"clickhouse-url" required:"" help:"ClickHouse: clickhouse://user:password@host:9000/database (native), or http://…:8123/…"`
-	Publication   string     `env:"CDC_PUBLICATION" default:"sluicebox" help:"Publication of the outbox."`
-	TargetTable   string     `env:"CDC_TARGET_TABLE" default:"event_log" help:"ClickHouse table."`
+	ClickHouseURL cli.Credential `env:"CLICKHOUSE_URL" name:"clickhouse-url" required:"" help:"ClickHouse: clickhouse://user:password@host:9000/database (native), or http://…:8123/…"`
+	Publication   string         `env:"CDC_PUBLICATION" default:"sluicebox" help:"Publication of the outbox."`
+	TargetTable   string         `env:"CDC_TARGET_TABLE" default:"event_log" help:"ClickHouse table."`
 
 	cli.Log
 }
@@ -50,8 +53,8 @@ func (p *postgres) Validate() error {
 	if schema, table := p.outbox(); schema == "" || table == "" {
 		problems = append(problems, fmt.Errorf("CDC_TABLE: %q is not schema.table", p.Table))
 	}
-	if _, err := pgconn.ParseConfig(string(p.DatabaseURL)); err != nil {
-		problems = append(problems, errors.New("DATABASE_URL: not a Postgres URL such as postgres://user:password@host:5432/database"))
+	if err := pgurl.Problem(p.DatabaseURL.Now()); err != nil {
+		problems = append(problems, fmt.Errorf("DATABASE_URL: %w", err))
 	}
 	return errors.Join(problems...)
 }
@@ -65,6 +68,9 @@ func (d *databases) Validate() error {
 	if d.TargetTable == "" {
 		problems = append(problems, errors.New("CDC_TARGET_TABLE: must not be empty"))
 	}
+	if _, err := churl.Parse(d.ClickHouseURL.Now()); err != nil {
+		problems = append(problems, fmt.Errorf("CLICKHOUSE_URL: %w", err))
+	}
 	return errors.Join(problems...)
 }
 
@@ -76,7 +82,7 @@ func (p *postgres) outbox() (schema, table string) {
 
 // config is how a pool of sessions is opened.
 func (p *postgres) config(conns int32) (*pgxpool.Config, error) {
-	config, err := pgxpool.ParseConfig(string(p.DatabaseURL))
+	config, err := pgxpool.ParseConfig(p.DatabaseURL.Now())
 	if err != nil {
 		return nil, fmt.Errorf("parse the Postgres URL: %w", err)
 	}
@@ -85,6 +91,10 @@ func (p *postgres) config(conns int32) (*pgxpool.Config, error) {
 		config.ConnConfig.ConnectTimeout = 10 * time.Second
 	}
 	config.ConnConfig.RuntimeParams["client_encoding"] = "UTF8"
+	config.BeforeConnect = func(_ context.Context, c *pgx.ConnConfig) error {
+		pgurl.Renew(&c.Config, p.DatabaseURL.Now())
+		return nil
+	}
 	config.AfterConnect = ledger.Prepare
 	return config, nil
 }
@@ -96,7 +106,7 @@ func (p *postgres) ledger(pool *pgxpool.Pool) *ledger.Ledger {
 }
 
 // replication is the stream that the settings name, read as the given credential.
-func (s *stream) replication(url cli.Secret) replication.Config {
+func (s *stream) replication(url cli.Credential) replication.Config {
 	schema, table := s.outbox()
-	return replication.Config{URL: string(url), Slot: s.Slot, Publication: s.Publication, Schema: schema, Table: table, Share: s.Share}
+	return replication.Config{URL: url.Now(), Now: url.Now, Slot: s.Slot, Publication: s.Publication, Schema: schema, Table: table, Share: s.Share}
 }

@@ -88,7 +88,7 @@ func TestOpen(t *testing.T) {
 	t.Parallel()
 	open := func(t *testing.T, url string) error {
 		t.Helper()
-		pool, err := api.Open(t.Context(), api.Settings{DatabaseURL: cli.Secret(url)}, zerolog.Nop())
+		pool, err := api.Open(t.Context(), api.Settings{DatabaseURL: cli.NewCredential(url)}, zerolog.Nop())
 		if err == nil {
 			pool.Close()
 		}

@@ -10,10 +10,12 @@ import (
 	"sync"
 	"time"
 
+	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgxpool"
 	"github.com/rs/zerolog"
 
 	"github.com/sluicebox/sluicebox/internal/cli"
+	"github.com/sluicebox/sluicebox/internal/pgurl"
 )
 
 const (
@@ -50,7 +52,7 @@ func usualTimeouts() timeouts {
 // What only an operator can mend, like a missing table or a wrong password, is an error with [cli.CodePreflight]. That Postgres
 // does not answer is none: it may come back without anybody starting this service again.
 func Open(ctx context.Context, s Settings, log zerolog.Logger) (*pgxpool.Pool, error) {
-	config, err := pgxpool.ParseConfig(string(s.DatabaseURL))
+	config, err := pgxpool.ParseConfig(s.DatabaseURL.Now())
 	if err != nil {
 		return nil, errors.New("parse DATABASE_URL: not a Postgres URL")
 	}
@@ -59,6 +61,10 @@ func Open(ctx context.Context, s Settings, log zerolog.Logger) (*pgxpool.Pool, e
 	}
 	if config.ConnConfig.RuntimeParams["application_name"] == "" {
 		config.ConnConfig.RuntimeParams["application_name"] = "sluicebox api"
+	}
+	config.BeforeConnect = func(_ context.Context, c *pgx.ConnConfig) error {
+		pgurl.Renew(&c.Config, s.DatabaseURL.Now())
+		return nil
 	}
 	pool, err := pgxpool.NewWithConfig(ctx, config)
 	if err != nil {

@@ -5,30 +5,29 @@ import (
 	"fmt"
 	"strings"
 
-	"github.com/jackc/pgx/v5/pgxpool"
 	"github.com/rs/zerolog"
 
 	"github.com/sluicebox/sluicebox/internal/cli"
+	"github.com/sluicebox/sluicebox/internal/pgurl"
 )
 
 // Settings is the command line of the service.
 type Settings struct {
-	DatabaseURL cli.Secret   `env:"DATABASE_URL" required:"" help:"Postgres, as a URL; its host may be the folder of a Unix socket. pool_max_conns and connect_timeout (seconds) may be among its parameters."`
-	Addr        cli.Addr     `env:"API_ADDR" default:"127.0.0.1:8080" help:"Address to serve HTTP on."`
-	Keys        []cli.Secret `env:"API_KEYS" help:"Bearer keys that may use the service, separated by commas: random texts, or sha256: and the SHA-256 of one in hexadecimal digits. Several are for changing one without a pause. Without any the service is open to everybody, which is allowed on a loopback address only."`
-	RateLimit   float64      `env:"API_RATE_LIMIT" default:"0" min:"0" max:"1000000" placeholder:"N" help:"Requests a second that a client may send: a key or, without keys, an address. Others are answered with 429. 0: any number."`
-	RateBurst   int          `env:"API_RATE_BURST" default:"0" min:"0" max:"1000000" help:"How many requests of a client may come at once under API_RATE_LIMIT. 0: those of one second."`
-	MaxRequests int          `env:"API_MAX_REQUESTS" default:"0" min:"0" max:"1000000" help:"Requests that may be in hand at once. Others are answered with 503 at once. 0: 32 for each connection that DATABASE_URL allows (pool_max_conns)."`
-	Environment string       `env:"ENVIRONMENT" default:"development" help:"Deployment, written into each event."`
+	DatabaseURL cli.Credential `env:"DATABASE_URL" required:"" help:"Postgres, as a URL; its host may be the folder of a Unix socket. pool_max_conns and connect_timeout (seconds) may be among its parameters."`
+	Addr        cli.Addr       `env:"API_ADDR" default:"127.0.0.1:8080" help:"Address to serve HTTP on."`
+	Keys        []cli.Secret   `env:"API_KEYS" help:"Bearer keys that may use the service, separated by commas: random texts, or sha256: and the SHA-256 of one in hexadecimal digits. Several are for changing one without a pause. Without any the service is open to everybody, which is allowed on a loopback address only."`
+	RateLimit   float64        `env:"API_RATE_LIMIT" default:"0" min:"0" max:"1000000" placeholder:"N" help:"Requests a second that a client may send: a key or, without keys, an address. Others are answered with 429. 0: any number."`
+	RateBurst   int            `env:"API_RATE_BURST" default:"0" min:"0" max:"1000000" help:"How many requests of a client may come at once under API_RATE_LIMIT. 0: those of one second."`
+	MaxRequests int            `env:"API_MAX_REQUESTS" default:"0" min:"0" max:"1000000" help:"Requests that may be in hand at once. Others are answered with 503 at once. 0: 32 for each connection that DATABASE_URL allows (pool_max_conns)."`
+	Environment string         `env:"ENVIRONMENT" default:"development" help:"Deployment, written into each event."`
 	cli.Log
 }
 
 // Validate checks what the types of the settings cannot.
 func (s *Settings) Validate() error {
 	var problems []error
-	if _, err := pgxpool.ParseConfig(string(s.DatabaseURL)); err != nil {
-		// Not its text, which repeats parts of the URL.
-		problems = append(problems, errors.New("DATABASE_URL: not a Postgres URL such as postgres://user:password@host:5432/database"))
+	if err := pgurl.Problem(s.DatabaseURL.Now()); err != nil {
+		problems = append(problems, fmt.Errorf("DATABASE_URL: %w", err))
 	}
 	if _, err := parseKeys(s.keys()); err != nil {
 		problems = append(problems, fmt.Errorf("API_KEYS: %w", err))

@@ -11,6 +11,8 @@ import (
 
 	"github.com/ClickHouse/clickhouse-go/v2"
 	"github.com/ClickHouse/clickhouse-go/v2/lib/driver"
+
+	"github.com/sluicebox/sluicebox/internal/churl"
 )
 
 // Columns of the target table.
@@ -47,9 +49,9 @@ const (
 
 // openClickHouse connects with the defaults of internal/sink, but for the time that an answer may take.
 func openClickHouse(ctx context.Context, config Config) (*clickHouse, error) {
-	options, err := clickhouse.ParseDSN(config.ClickHouseURL)
+	options, err := churl.Parse(config.ClickHouseURL)
 	if err != nil {
-		return nil, setupError("it is a URL such as clickhouse://user:password@host:9000/database", "CLICKHOUSE_URL is not one of ClickHouse")
+		return nil, setupError("correct the URL", "CLICKHOUSE_URL: %v", err)
 	}
 	if options.DialTimeout == 0 {
 		options.DialTimeout = dialTimeout

@@ -12,7 +12,7 @@
 // The command line wins over the environment, and the environment over the default. A variable that is set but empty
 // counts as not set, because Compose files and shells pass unset variables on as empty ones. A setting of type [Secret]
 // can also be read from a file, whose path is in the variable with _FILE at its end; its value appears neither in
-// help nor in errors.
+// help nor in errors. One of type [Credential] is that, and follows its file while the program runs.
 package cli
 
 import (

@@ -117,6 +117,9 @@ func (e *environment) apply(ctx *kong.Context) (problems []error) {
 		if err == nil {
 			err = e.decode(flag.Value, value, scratch)
 		}
+		if credential, is := reflect.TypeAssert[*Credential](scratch.Addr()); is {
+			credential.path = e.values[e.names[flag.Value]+fileSuffix]
+		}
 		switch {
 		case err != nil:
 			problems = append(problems, fmt.Errorf("%s: %w", e.names[flag.Value], err))

@@ -44,7 +44,7 @@ func placeholder(value *kong.Value) string {
 		return "SIZE"
 	case Addr:
 		return "HOST:PORT"
-	case Secret, []Secret:
+	case Secret, []Secret, Credential:
 		return "SECRET"
 	}
 	switch {
@@ -62,7 +62,7 @@ func placeholder(value *kong.Value) string {
 // isSecret tells whether the value of a flag must not be shown.
 func isSecret(value *kong.Value) bool {
 	switch value.Target.Interface().(type) {
-	case Secret, []Secret:
+	case Secret, []Secret, Credential:
 		return true
 	default:
 		return false

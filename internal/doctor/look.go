@@ -15,6 +15,7 @@ import (
 	"github.com/jackc/pgx/v5/pgconn"
 	"github.com/jackc/pgx/v5/pgxpool"
 
+	"github.com/sluicebox/sluicebox/internal/churl"
 	"github.com/sluicebox/sluicebox/internal/replication"
 	"github.com/sluicebox/sluicebox/internal/sink"
 )
@@ -69,7 +70,7 @@ func (l *look) connectPostgres(ctx context.Context) error {
 }
 
 func (l *look) connectClickHouse() error {
-	options, err := clickhouse.ParseDSN(l.config.ClickHouse)
+	options, err := churl.Parse(l.config.ClickHouse)
 	if err != nil {
 		return fmt.Errorf("parse the ClickHouse URL: %w", err)
 	}
@@ -81,7 +82,7 @@ func (l *look) connectClickHouse() error {
 	if l.ch, err = clickhouse.Open(options); err != nil {
 		return fmt.Errorf("open ClickHouse: %w", err)
 	}
-	l.sink, err = sink.New(l.config.ClickHouse, l.config.TargetTable, l.config.Replication.Slot, l.config.InsertDeadline)
+	l.sink, err = sink.New(func() string { return l.config.ClickHouse }, l.config.TargetTable, l.config.Replication.Slot, l.config.InsertDeadline)
 	return err
 }
 

@@ -125,7 +125,7 @@ func newRig(t *testing.T) *rig {
 	t.Helper()
 	db := testdb.Migrated(t)
 	r := &rig{pg: db.Postgres(t), ch: db.ClickHouse(t), slot: db.Slot(t)}
-	client, err := sink.New(db.Warehouse, "event_log", r.slot, sink.DefaultDeadline)
+	client, err := sink.New(func() string { return db.Warehouse }, "event_log", r.slot, sink.DefaultDeadline)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -13,6 +13,7 @@ import (
 	"github.com/jackc/pgx/v5/pgconn"
 
 	"github.com/sluicebox/sluicebox/internal/decode"
+	"github.com/sluicebox/sluicebox/internal/pgurl"
 	"github.com/sluicebox/sluicebox/internal/share"
 )
 
@@ -27,7 +28,8 @@ const (
 
 // Config says what to read, and as whom.
 type Config struct {
-	URL         string // of Postgres; the role needs REPLICATION
+	URL         string        // of Postgres; the role needs REPLICATION
+	Now         func() string // the URL with user and password as they are now; nil: they don't change
 	Slot        string
 	Publication string
 	Schema      string // of the outbox
@@ -96,6 +98,9 @@ func connect(ctx context.Context, config Config) (*wire, error) {
 		return nil, fmt.Errorf("parse the replication URL: %w", err)
 	}
 	c := parsed.Config
+	if config.Now != nil {
+		pgurl.Renew(&c, config.Now())
+	}
 	if c.ConnectTimeout == 0 {
 		c.ConnectTimeout = ioTimeout
 	}

@@ -17,6 +17,7 @@ import (
 	"github.com/ClickHouse/clickhouse-go/v2/lib/driver"
 
 	"github.com/sluicebox/sluicebox/internal/batch"
+	"github.com/sluicebox/sluicebox/internal/churl"
 	"github.com/sluicebox/sluicebox/outbox"
 )
 
@@ -48,10 +49,11 @@ const DefaultDeadline = 5 * time.Minute
 
 // New makes a sink. It does not connect: a server that is down now is a write that fails later.
 //
-// url is a clickhouse:// or http:// URL as clickhouse-go takes it; source is written into each row; deadline is how long after planning
+// url gives a clickhouse:// or http:// URL as [churl.Parse] takes it, and is called again for each connection, since a password may have been
+// changed; source is written into each row; deadline is how long after planning
 // the table accepts a batch, from 1 s on.
-func New(url, table, source string, deadline time.Duration) (*ClickHouse, error) {
-	options, err := clickhouse.ParseDSN(url)
+func New(url func() string, table, source string, deadline time.Duration) (*ClickHouse, error) {
+	options, err := churl.Parse(url())
 	if err != nil {
 		return nil, fmt.Errorf("parse the ClickHouse URL: %w", err)
 	}
@@ -64,6 +66,7 @@ func New(url, table, source string, deadline time.Duration) (*ClickHouse, error)
 	if options.Compression == nil {
 		options.Compression = &clickhouse.Compression{Method: clickhouse.CompressionLZ4}
 	}
+	churl.Follow(options, url)
 	options.ConnMaxLifetime = time.Hour
 	options.ClientInfo.Products = append(options.ClientInfo.Products, struct{ Name, Version string }{"sluicebox", ""})
 	c := &ClickHouse{table: table, source: source, deadline: deadline}

@@ -40,7 +40,7 @@ func protocols(t *testing.T, test func(t *testing.T, db *testdb.DB, ch driver.Co
 
 func open(t *testing.T, address, table string) *sink.ClickHouse {
 	t.Helper()
-	c, err := sink.New(address, table, "test", sink.DefaultDeadline)
+	c, err := sink.New(func() string { return address }, table, "test", sink.DefaultDeadline)
 	if err != nil {
 		t.Fatal(err)
 	}
