@@ -11,6 +11,8 @@ import (
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
 	"github.com/jackc/pgx/v5/pgxpool"
+
+	"github.com/sluicebox/sluicebox/internal/trust"
 )
 
 // checkTimeout bounds a look at the database. It is below the time-out of most probes, so that they get the reason.
@@ -69,6 +71,9 @@ func check(ctx context.Context, pool *pgxpool.Pool) error {
 // unreachable says in words why Postgres did not answer. It has a hint if waiting will not help.
 func unreachable(err error) unready {
 	var refused *pgconn.PgError
+	if hint := trust.Hint(err); hint != "" {
+		return unready{"there is no TLS with Postgres that both sides accept", hint}
+	}
 	if !errors.As(err, &refused) {
 		return unready{reason: "Postgres does not answer"}
 	}

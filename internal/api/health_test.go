@@ -1,6 +1,7 @@
 package api_test
 
 import (
+	"bytes"
 	"errors"
 	"net/http"
 	"net/url"
@@ -107,6 +108,21 @@ func TestOpen(t *testing.T) {
 		t.Parallel()
 		if err := open(t, nowhere); err != nil {
 			t.Error(err)
+		}
+	})
+
+	t.Run("a connection over a network that may not be encrypted is warned of", func(t *testing.T) {
+		t.Parallel()
+		for parameters, want := range map[string]bool{"": true, "?sslmode=verify-full": false} {
+			var log bytes.Buffer
+			pool, err := api.Open(t.Context(), api.Settings{DatabaseURL: cli.NewCredential("postgres://u:canary@db.invalid/db" + parameters)}, zerolog.New(&log))
+			if err != nil {
+				t.Fatal(err)
+			}
+			pool.Close()
+			if text := log.String(); strings.Contains(text, "may not be encrypted") != want || strings.Contains(text, "canary") {
+				t.Errorf("%q: the log says\n%s", parameters, text)
+			}
 		}
 	})
 

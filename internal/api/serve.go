@@ -70,6 +70,10 @@ func Open(ctx context.Context, s Settings, log zerolog.Logger) (*pgxpool.Pool, e
 	if err != nil {
 		return nil, fmt.Errorf("open pool: %w", err)
 	}
+	if server := pgurl.Plain(s.DatabaseURL.Now()); server != "" {
+		log.Warn().Str("server", server).Str("hint", "add sslmode=verify-full (and sslrootcert) to DATABASE_URL").
+			Msg("the connection to Postgres may not be encrypted: what is in it can be read on the way")
+	}
 	err = check(ctx, pool)
 	var state unready
 	switch {

@@ -1,6 +1,7 @@
 package doctor
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"strconv"
@@ -9,6 +10,7 @@ import (
 
 	"github.com/sluicebox/sluicebox/internal/cli"
 	"github.com/sluicebox/sluicebox/internal/sink"
+	"github.com/sluicebox/sluicebox/internal/trust"
 )
 
 const clickhouseReachable = "clickhouse.reachable"
@@ -21,6 +23,7 @@ type warehouse struct {
 	memory    string
 	addresses []string
 	encrypted bool
+	verified  bool          // the server's certificate is
 	ahead     time.Duration // by how much its clock is ahead of ours
 }
 
@@ -47,7 +50,7 @@ func reachClickHouse(ctx context.Context, l *look) Finding {
        (SELECT any(value) FROM system.settings WHERE name = 'max_memory_usage')`).Scan(&w.version, &w.user, &now, &w.readonly, &w.memory)
 	}
 	if err != nil {
-		mend := "is ClickHouse up, and CLICKHOUSE_URL right? 9000 is the usual port of clickhouse://, 8123 of http://"
+		mend := cmp.Or(trust.Hint(err), "is ClickHouse up, and CLICKHOUSE_URL right? 9000 is the usual port of clickhouse://, 8123 of http://")
 		if sink.Denied(err) {
 			mend = "check user and password in CLICKHOUSE_URL"
 		}
@@ -102,11 +105,16 @@ func clickhouseMemory(_ context.Context, l *look) Finding {
 }
 
 func clickhouseEncryption(_ context.Context, l *look) Finding {
-	if l.warehouse.encrypted {
-		return ok("TLS")
+	if l.warehouse.verified {
+		return ok("TLS, with a certificate that is verified")
 	}
 	for _, address := range l.warehouse.addresses {
-		if !cli.Addr(address).Loopback() {
+		switch {
+		case cli.Addr(address).Loopback():
+		case l.warehouse.encrypted:
+			return warn("a certificate that is verified", "remove skip_verify from CLICKHOUSE_URL, and name the authority in sslrootcert",
+				"the certificate of %s is not verified: whoever is in between can read events and passwords", address)
+		default:
 			return warn("TLS", "add secure=true to CLICKHOUSE_URL, with the port of ClickHouse for TLS (9440), or use https://",
 				"the connection to %s is not encrypted: events and passwords can be read on the way", address)
 		}

@@ -39,6 +39,9 @@ func clickhouseIllnesses() []illness {
 		{check: "clickhouse.encryption", seen: "ch.example.com:9000 is not encrypted", plant: func(l *look) {
 			l.warehouse.addresses = []string{"127.0.0.1:9000", "ch.example.com:9000"}
 		}},
+		{check: "clickhouse.encryption", seen: "the certificate of ch.example.com:9440 is not verified", plant: func(l *look) {
+			l.warehouse.addresses, l.warehouse.encrypted = []string{"ch.example.com:9440"}, true
+		}},
 	}
 }
 

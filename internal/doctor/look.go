@@ -2,6 +2,7 @@ package doctor
 
 import (
 	"context"
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"math"
@@ -65,6 +66,9 @@ func (l *look) connectPostgres(ctx context.Context) error {
 		return err
 	}
 	defer conn.Release()
+	if encrypted, is := conn.Conn().PgConn().Conn().(*tls.Conn); is {
+		l.server.verified = len(encrypted.ConnectionState().VerifiedChains) > 0
+	}
 	l.server.pid, l.server.address = conn.Conn().PgConn().PID(), conn.Conn().PgConn().Conn().RemoteAddr().String()
 	return nil
 }
@@ -79,6 +83,7 @@ func (l *look) connectClickHouse() error {
 	options.MaxOpenConns = 1
 	options.ClientInfo.Products = append(options.ClientInfo.Products, struct{ Name, Version string }{"sluicebox", "doctor"})
 	l.warehouse.addresses, l.warehouse.encrypted = options.Addr, options.TLS != nil
+	l.warehouse.verified = options.TLS != nil && !options.TLS.InsecureSkipVerify
 	if l.ch, err = clickhouse.Open(options); err != nil {
 		return fmt.Errorf("open ClickHouse: %w", err)
 	}

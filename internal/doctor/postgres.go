@@ -19,6 +19,7 @@ type server struct {
 	superuser  bool
 	recovery   bool
 	encrypted  bool // this session
+	verified   bool // the server's certificate and its name were
 	address    string
 	pid        uint32        // of the session, as the server told when it began
 	backend    uint32        // as it tells now

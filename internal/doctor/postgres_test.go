@@ -49,6 +49,12 @@ func postgresIllnesses() []illness {
 		{check: "postgres.connections", seen: "3 sessions", pg: []string{`ALTER ROLE ` + sqlRole + ` CONNECTION LIMIT 3`}, heals: true},
 		{check: "postgres.statement_timeout", seen: "is 2s", pg: []string{`ALTER ROLE ` + sqlRole + ` SET statement_timeout = '2s'`}, heals: true},
 		{check: "postgres.encryption", seen: "10.1.2.3:5432 is not encrypted", plant: func(l *look) { l.server.address = "10.1.2.3:5432" }},
+		{check: "postgres.encryption", seen: "not sure to be to that server", plant: func(l *look) {
+			l.server.address, l.server.encrypted = "10.1.2.3:5432", true
+		}},
+		{check: "postgres.encryption", seen: "the replication connection to 10.1.2.3 may not be", plant: func(l *look) {
+			l.config.Replication.URL = "postgres://u@10.1.2.3/db?sslmode=prefer"
+		}},
 
 		{
 			check: "role.replication", seen: "permission denied", want: Fail,

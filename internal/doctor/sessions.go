@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"github.com/sluicebox/sluicebox/internal/cli"
+	"github.com/sluicebox/sluicebox/internal/pgurl"
 )
 
 // freeConnections counts by pg_stat_database, which hides nothing from any role.
@@ -52,14 +53,20 @@ func pooler(_ context.Context, l *look) Finding {
 }
 
 func postgresEncryption(_ context.Context, l *look) Finding {
-	switch s := l.server; {
-	case local(s.address):
-		return ok("not needed on one machine")
-	case !s.encrypted:
-		return warn("TLS", "add sslmode=verify-full (and sslrootcert) to DATABASE_URL and REPLICATION_DATABASE_URL",
-			"the connection to %s is not encrypted: events and passwords can be read on the way", s.address)
+	const mend = "add sslmode=verify-full (and sslrootcert) to DATABASE_URL and REPLICATION_DATABASE_URL"
+	s := l.server
+	switch plain := pgurl.Plain(l.config.Replication.URL); {
+	case !local(s.address) && !s.encrypted:
+		return warn("TLS", mend, "the connection to %s is not encrypted: events and passwords can be read on the way", s.address)
+	case !local(s.address) && !s.verified:
+		return warn("a certificate that is verified", mend,
+			"the connection to %s is encrypted, but not sure to be to that server: whoever is in between can read events and passwords", s.address)
+	case plain != "":
+		return warn("TLS", mend, "the replication connection to %s may not be encrypted: events and passwords can be read on the way", plain)
+	case s.verified:
+		return ok("TLS, with a certificate that is verified")
 	}
-	return ok("TLS")
+	return ok("not needed on one machine")
 }
 
 func oldTransaction(ctx context.Context, l *look) Finding {

@@ -5,6 +5,7 @@ package pgurl
 import (
 	"errors"
 	"io/fs"
+	"net"
 	"slices"
 	"strings"
 
@@ -54,4 +55,18 @@ func Problem(url string) error {
 		return errors.New(parse.Unwrap().Error() + "; correct sslmode, sslrootcert, sslcert or sslkey in it")
 	}
 	return errors.New("not a Postgres URL such as postgres://user:password@host:5432/database")
+}
+
+// Plain is a server to which a connection may go over a network and not be encrypted; empty: there is none.
+func Plain(url string) string {
+	config, err := pgconn.ParseConfig(url)
+	if err != nil {
+		return ""
+	}
+	for _, s := range servers(config) {
+		if ip := net.ParseIP(s.host); !s.encrypted && s.host != "localhost" && !strings.HasPrefix(s.host, "/") && (ip == nil || !ip.IsLoopback()) {
+			return s.host
+		}
+	}
+	return ""
 }

@@ -33,3 +33,22 @@ func TestRenew(t *testing.T) {
 		})
 	}
 }
+
+func TestPlain(t *testing.T) {
+	t.Parallel()
+	for url, want := range map[string]string{
+		"postgres://db.example.com/db":                                 "db.example.com", // by default TLS is given up when the server has none
+		"postgres://db.example.com/db?sslmode=disable":                 "db.example.com",
+		"postgres://db.example.com/db?sslmode=require":                 "",
+		"postgres://127.0.0.1,10.1.2.3/db?sslmode=disable":             "10.1.2.3",
+		"postgres://localhost/db?sslmode=disable":                      "",
+		"postgres://[::1]/db?sslmode=disable":                          "",
+		"postgres:///db?host=/run/postgresql&user=sluicebox":           "",
+		"host=10.1.2.3 dbname=db sslmode=prefer":                       "10.1.2.3",
+		"postgres://db.example.com/db?sslmode=verify-full&user=daemon": "",
+	} {
+		if got := pgurl.Plain(url); got != want {
+			t.Errorf("%s: %q, want %q", url, got, want)
+		}
+	}
+}

@@ -9,6 +9,7 @@ import (
 	"github.com/sluicebox/sluicebox/internal/decode"
 	"github.com/sluicebox/sluicebox/internal/ledger"
 	"github.com/sluicebox/sluicebox/internal/replication"
+	"github.com/sluicebox/sluicebox/internal/trust"
 )
 
 // Reason says why delivery waits, and what an operator can do about it; hint may be empty.
@@ -51,6 +52,8 @@ func Hint(err error) string {
 		return "a missing synchronous standby delays visibility; rows that were deleted meanwhile are passed over once no older transaction is open"
 	case errors.As(err, &refused):
 		return hintFor(refused)
+	case trust.Hint(err) != "":
+		return trust.Hint(err)
 	case errors.As(err, &connect):
 		return "is Postgres up, and DATABASE_URL right?"
 	}
@@ -59,8 +62,11 @@ func Hint(err error) string {
 
 func hintFor(refused *pgconn.PgError) string {
 	switch refused.Code {
-	case "28P01", "28000":
+	case "28P01":
 		return "check user and password in DATABASE_URL (and REPLICATION_DATABASE_URL), and pg_hba.conf"
+	case "28000":
+		return "check user and password in DATABASE_URL (and REPLICATION_DATABASE_URL), and pg_hba.conf; if that asks for a certificate, " +
+			"name it in sslcert and sslkey"
 	case "3D000":
 		return "create the database, or name another one in DATABASE_URL"
 	case "42P01", "3F000":

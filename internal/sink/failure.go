@@ -8,6 +8,7 @@ import (
 	"github.com/ClickHouse/clickhouse-go/v2"
 
 	"github.com/sluicebox/sluicebox/internal/batch"
+	"github.com/sluicebox/sluicebox/internal/trust"
 )
 
 // Codes of ClickHouse (FACTS C9, C13). All others, and every error that is not the server's own answer, leave the outcome
@@ -38,7 +39,9 @@ func classify(err error) error {
 	failure = &batch.Failure{Class: batch.Unknown, Err: err}
 	var exception *clickhouse.Exception
 	if !errors.As(err, &exception) {
-		if errors.Is(err, context.DeadlineExceeded) {
+		if hint := trust.Hint(err); hint != "" {
+			failure.Hint = hint
+		} else if errors.Is(err, context.DeadlineExceeded) {
 			failure.Hint = "ClickHouse did not answer in time; the same batch is sent again under the same token"
 		} else {
 			failure.Hint = "is ClickHouse up, and CLICKHOUSE_URL right?"
