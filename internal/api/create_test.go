@@ -32,7 +32,7 @@ func TestCreateUser(t *testing.T) {
 		var kind, environment, gotTrace string
 		var at time.Time
 		var processed bool
-		if err := s.pool.QueryRow(t.Context(), `
+		if err := s.admin.QueryRow(t.Context(), `
 			SELECT event_type, environment, event_context, event_date_time, trace_context, processed FROM event_outbox
 			WHERE event_context->>'email' = 'Event@Example.com'`).Scan(&kind, &environment, &content, &at, &gotTrace, &processed); err != nil {
 			t.Fatal(err)
@@ -132,7 +132,7 @@ func inParallel[T comparable](n int, do func(i int) T) map[T]int {
 func TestAFailedEventLeavesNoUser(t *testing.T) {
 	t.Parallel()
 	s := start(t)
-	if _, err := s.pool.Exec(t.Context(), `ALTER TABLE event_outbox RENAME TO elsewhere`); err != nil {
+	if _, err := s.admin.Exec(t.Context(), `ALTER TABLE event_outbox RENAME TO elsewhere`); err != nil {
 		t.Fatal(err)
 	}
 	p := wantProblem(t, s.create(t, "nobody@example.com", "Idempotency-Key", "k"), http.StatusInternalServerError)

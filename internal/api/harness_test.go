@@ -12,6 +12,7 @@ import (
 	"sync"
 	"testing"
 
+	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgxpool"
 	"github.com/rs/zerolog"
 
@@ -24,10 +25,11 @@ func TestMain(m *testing.M) { testdb.Main(m) }
 
 // service is the API on a fresh database, behind a real HTTP server.
 type service struct {
-	api  *api.API
-	pool *pgxpool.Pool
-	url  string
-	logs *logs
+	api   *api.API
+	pool  *pgxpool.Pool // its own, with the rights of its role
+	admin *pgxpool.Pool
+	url   string
+	logs  *logs
 }
 
 // logs are lines of a log that several requests write.
@@ -51,7 +53,15 @@ func (l *logs) String() string {
 func database(tb testing.TB) string {
 	tb.Helper()
 	db := testdb.New(tb)
-	if _, err := migrations.Postgres(tb.Context(), db.PostgresURL); err != nil {
+	if _, err := migrations.Postgres(tb.Context(), db.Owner); err != nil {
+		tb.Fatal(err)
+	}
+	conn, err := pgx.Connect(tb.Context(), db.Owner)
+	if err != nil {
+		tb.Fatal(err)
+	}
+	defer func() { _ = conn.Close(context.WithoutCancel(tb.Context())) }()
+	if _, err := migrations.Grant(tb.Context(), conn, "public", "event_outbox"); err != nil {
 		tb.Fatal(err)
 	}
 	return db.PostgresURL
@@ -64,12 +74,21 @@ func start(tb testing.TB, keys ...string) *service {
 
 func startOn(tb testing.TB, url string, config api.Config) *service {
 	tb.Helper()
-	pool, err := pgxpool.New(tb.Context(), url)
+	admin, err := pgxpool.New(tb.Context(), url)
+	if err != nil {
+		tb.Fatal(err)
+	}
+	tb.Cleanup(admin.Close)
+	own := admin.Config()
+	if own.ConnConfig.RuntimeParams["role"] == "" {
+		own.ConnConfig.RuntimeParams["role"] = migrations.APIRole
+	}
+	pool, err := pgxpool.NewWithConfig(tb.Context(), own)
 	if err != nil {
 		tb.Fatal(err)
 	}
 	tb.Cleanup(pool.Close)
-	s := &service{pool: pool, logs: &logs{}}
+	s := &service{pool: pool, admin: admin, logs: &logs{}}
 	config.Log = zerolog.New(s.logs).Level(zerolog.DebugLevel)
 	if s.api, err = api.New(pool, config); err != nil {
 		tb.Fatal(err)
@@ -135,7 +154,7 @@ func userJSON(tb testing.TB, email string) string {
 // count returns the one number that a query gives.
 func (s *service) count(tb testing.TB, sql string) (n int) {
 	tb.Helper()
-	if err := s.pool.QueryRow(context.WithoutCancel(tb.Context()), sql).Scan(&n); err != nil {
+	if err := s.admin.QueryRow(context.WithoutCancel(tb.Context()), sql).Scan(&n); err != nil {
 		tb.Fatal(err)
 	}
 	return n

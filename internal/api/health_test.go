@@ -77,7 +77,7 @@ func TestReadiness(t *testing.T) {
 	if r := s.do(t, http.MethodGet, "/readyz", ""); r.status != http.StatusOK {
 		t.Errorf("answer %d %s", r.status, r.body)
 	}
-	if _, err := s.pool.Exec(t.Context(), `ALTER TABLE idempotency_key RENAME TO elsewhere`); err != nil {
+	if _, err := s.admin.Exec(t.Context(), `ALTER TABLE idempotency_key RENAME TO elsewhere`); err != nil {
 		t.Fatal(err)
 	}
 	if p := wantProblem(t, s.do(t, http.MethodGet, "/readyz", ""), http.StatusServiceUnavailable); p.Detail != "the database has no table idempotency_key" {

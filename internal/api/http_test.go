@@ -140,7 +140,7 @@ func TestTheLogHasNoPayloadAndNoSecret(t *testing.T) {
 	s.do(t, http.MethodPost, "/users", `{"email":"canary","canary":"canary"`, auth...)
 	s.do(t, http.MethodGet, "/users?cursor=canary", "", auth...)
 	s.do(t, http.MethodGet, "/canary", "", "Authorization", "Bearer canary")
-	if _, err := s.pool.Exec(t.Context(), `ALTER TABLE event_outbox ADD CHECK (event_context->>'first_name' <> 'canary') NOT VALID`); err != nil {
+	if _, err := s.admin.Exec(t.Context(), `ALTER TABLE event_outbox ADD CHECK (event_context->>'first_name' <> 'canary') NOT VALID`); err != nil {
 		t.Fatal(err)
 	}
 	r := s.do(t, http.MethodPost, "/users", `{"email":"canary2@example.com","first_name":"canary","last_name":"canary"}`, auth[:2]...)

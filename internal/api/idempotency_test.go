@@ -114,7 +114,7 @@ func TestIdempotency(t *testing.T) {
 func TestKeysOlderThanADayAreRemovedInBatches(t *testing.T) {
 	t.Parallel()
 	s := start(t)
-	if _, err := s.pool.Exec(t.Context(), `
+	if _, err := s.admin.Exec(t.Context(), `
 		INSERT INTO idempotency_key (key, request_hash, status, location, response, created_at)
 		SELECT 'k' || n, '', 201, '', '', now() - CASE WHEN n <= 1500 THEN interval '24 hours 1 minute' ELSE interval '23 hours 59 minutes' END
 		FROM generate_series(1, 1600) AS n`); err != nil {

@@ -127,7 +127,7 @@ func TestTooManyRequestsInHandAreRefused(t *testing.T) {
 // locked keeps every request for users waiting until the transaction ends.
 func locked(t *testing.T, s *service) pgx.Tx {
 	t.Helper()
-	lock, err := s.pool.Begin(t.Context())
+	lock, err := s.admin.Begin(t.Context())
 	if err != nil {
 		t.Fatal(err)
 	}

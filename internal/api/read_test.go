@@ -48,7 +48,7 @@ func TestListUsers(t *testing.T) {
 	if _, body := list(t, ""); body != "{\"items\":[]}\n" {
 		t.Errorf("no users are %s", body)
 	}
-	if _, err := s.pool.Exec(t.Context(), `
+	if _, err := s.admin.Exec(t.Context(), `
 		INSERT INTO users (email, first_name, last_name) SELECT n || '@example.com', 'a', 'b' FROM generate_series(1, 45) AS n`); err != nil {
 		t.Fatal(err)
 	}
@@ -65,7 +65,7 @@ func TestListUsers(t *testing.T) {
 			if cursor = p.NextCursor; cursor == "" {
 				break
 			}
-			if _, err := s.pool.Exec(t.Context(), `DELETE FROM users WHERE id = (SELECT min(id) FROM users)`); err != nil {
+			if _, err := s.admin.Exec(t.Context(), `DELETE FROM users WHERE id = (SELECT min(id) FROM users)`); err != nil {
 				t.Fatal(err)
 			}
 		}

@@ -33,7 +33,7 @@ func startTraced(t *testing.T, url string) (*service, func() tracetest.SpanStubs
 // kept is the trace context of an event.
 func (s *service) kept(t *testing.T, email string) (trace string) {
 	t.Helper()
-	err := s.pool.QueryRow(t.Context(), `SELECT trace_context FROM event_outbox WHERE event_context->>'email' = $1`, email).Scan(&trace)
+	err := s.admin.QueryRow(t.Context(), `SELECT trace_context FROM event_outbox WHERE event_context->>'email' = $1`, email).Scan(&trace)
 	if err != nil {
 		t.Fatal(err)
 	}
