@@ -28,7 +28,9 @@ func TestNothingIsToldThatIsNobodysBusiness(t *testing.T) {
 	t.Parallel()
 	options := embedded.ClickHouseOptions{Dir: t.TempDir(), Password: canary + "-clickhouse"}
 	server := startClickHouse(t, options)
-	l := migratedLineOn(t, &testdb.DB{PostgresURL: testdb.New(t).PostgresURL, ClickHouseURL: server.URL("default")})
+	db := testdb.New(t).OnClickHouse(t, server)
+	db.Warehouse = db.ClickHouseURL // the one user that this server has
+	l := migratedLineOn(t, db)
 	as := func(kind string) string {
 		password := canary + "-" + kind
 		role := l.role(t, kind, password)

@@ -202,6 +202,7 @@ func TestSlotInvalidated(t *testing.T) {
 	d := l.start(t)
 	l.write(t, 100, 10)
 	l.allMarked(t)
+	d.wait(t, "streaming") // a backfill that did not end would begin anew instead
 	d.stop(t)
 	l.notRead(t)
 	l.write(t, 100, 10)

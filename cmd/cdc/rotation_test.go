@@ -44,11 +44,11 @@ func (s *secret) change(t *testing.T, password string) {
 	}
 }
 
-// role makes a role that may do everything, and returns its name.
+// role makes a role with the rights of the daemon, its replication and the API, and returns its name.
 func (l *line) role(t *testing.T, kind, password string) string {
 	t.Helper()
 	name := strings.Replace(l.slot, "slot", kind, 1)
-	l.exec(t, `CREATE ROLE `+name+` LOGIN SUPERUSER PASSWORD '`+password+`'`)
+	l.exec(t, `CREATE ROLE `+name+` LOGIN REPLICATION PASSWORD '`+password+`' IN ROLE sluicebox_daemon, sluicebox_api`)
 	t.Cleanup(func() {
 		if _, err := l.pg.Exec(context.Background(), `DROP OWNED BY `+name+`; DROP ROLE `+name); err != nil { //nolint:usetesting // cleaning up
 			t.Error(err)
@@ -126,7 +126,9 @@ func TestRotatedPasswords(t *testing.T) {
 			t.Parallel()
 			options := embedded.ClickHouseOptions{Dir: t.TempDir(), Password: "one"}
 			server := startClickHouse(t, options)
-			l := migratedLineOn(t, &testdb.DB{PostgresURL: testdb.New(t).PostgresURL, ClickHouseURL: server.URL("default")})
+			db := testdb.New(t).OnClickHouse(t, server)
+			db.Warehouse = db.ClickHouseURL // the one user that this server has
+			l := migratedLineOn(t, db)
 			file := newSecret(t, address(server, "default"), "sluicebox")
 			d := l.start(t, "CLICKHOUSE_URL=", "CLICKHOUSE_URL_FILE="+file.path)
 			l.write(t, 100, 10)

@@ -115,7 +115,7 @@ func TestTLSToPostgres(t *testing.T) {
 		if code := d.stop(t); code != 0 {
 			t.Errorf("exit code %d, want 0", code)
 		}
-		code, out := l.against(t, "DATABASE_URL="+address, "doctor")
+		code, out := l.against(t, "doctor", "DATABASE_URL="+address)
 		if !regexp.MustCompile(`postgres.encryption +TLS, with a certificate that is verified`).MatchString(out) {
 			t.Errorf("cdc doctor: exit code %d\n%s", code, out)
 		}
@@ -185,10 +185,10 @@ func TestTLSToPostgres(t *testing.T) {
 }
 
 // against runs a command of an operator with a setting of its own.
-func (l *line) against(t *testing.T, setting, command string) (code int, out string) {
+func (l *line) against(t *testing.T, command string, settings ...string) (code int, out string) {
 	t.Helper()
 	cmd := l.operator(t, command)
-	cmd.Env = append(cmd.Env, "CLICKHOUSE_URL="+l.db.ClickHouseURL, setting)
+	cmd.Env = append(append(cmd.Env, "CLICKHOUSE_URL="+l.db.ClickHouseURL), settings...)
 	text, err := cmd.CombinedOutput()
 	if err != nil && !errors.As(err, new(*exec.ExitError)) {
 		t.Fatal(err)
@@ -236,15 +236,15 @@ func TestTLSToClickHouse(t *testing.T) {
 					t.Errorf("/readyz says %d, %s", code, page)
 				}
 				d.stop(t)
-				if code, out := l.against(t, "CLICKHOUSE_URL="+address, "doctor"); code != 3 || !strings.Contains(out, told) {
+				if code, out := l.against(t, "doctor", "CLICKHOUSE_URL="+address); code != 3 || !strings.Contains(out, told) {
 					t.Errorf("cdc doctor: exit code %d, want 3\n%s", code, out)
 				}
 			}
 			good := behind(own.issue(t, "server", nil), nil, root)
 			t.Run("the daemon works with it, and migrate and audit do", func(t *testing.T) {
 				delivers(t, good)
-				for _, command := range []string{"migrate", "audit"} {
-					if code, out := l.against(t, "CLICKHOUSE_URL="+good, command); code != 0 {
+				for command, role := range map[string]string{"migrate": l.db.Owner, "audit": l.db.Daemon} {
+					if code, out := l.against(t, command, "CLICKHOUSE_URL="+good, "DATABASE_URL="+role); code != 0 {
 						t.Errorf("cdc %s: exit code %d\n%s", command, code, out)
 					}
 				}
