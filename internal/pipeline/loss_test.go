@@ -160,7 +160,7 @@ func TestPublicationAltered(t *testing.T) {
 	t.Run("a row filter that nobody asked for is refused, and no row is lost once it is gone", func(t *testing.T) {
 		t.Parallel()
 		r := newRig(t)
-		r.exec(t, `CREATE PUBLICATION sluicebox FOR TABLE event_outbox WHERE (id % 2 = 0) WITH (publish = 'insert')`)
+		r.exec(t, `ALTER PUBLICATION sluicebox SET TABLE event_outbox WHERE (id % 2 = 0)`)
 		r.run()
 		r.wait(t, `SELECT count(*) = 1 FROM sluicebox.stream WHERE epoch >= 2`) // it has tried and been refused
 		r.write(t)
