@@ -13,6 +13,7 @@ type illness struct {
 	check string
 	seen  string // part of what is seen
 	want  Result // Warn if empty
+	since int    // the first version of PostgreSQL that can have it; 0: all can
 
 	// What is done to the databases, and what undoes it. With heals, the check must pass once its mend was run, statement by statement.
 	pg, ch         []string
@@ -30,6 +31,9 @@ func TestIllnesses(t *testing.T) {
 	all := slices.Concat(postgresIllnesses(), slotIllnesses(), publicationIllnesses(), outboxIllnesses(), clickhouseIllnesses(), targetIllnesses(),
 		settingsIllnesses(), hostIllnesses())
 	for _, i := range all {
+		if p.version(t) < i.since {
+			continue
+		}
 		t.Run(i.check+": "+i.seen, func(t *testing.T) { p.suffer(t, i) })
 	}
 	covered := []string{ // with tests of their own
@@ -43,6 +47,15 @@ func TestIllnesses(t *testing.T) {
 	if diff := cmp.Diff(slices.Sorted(slices.Values(Checks())), covered); diff != "" {
 		t.Errorf("-checks +those that were seen to fail: %s", diff)
 	}
+}
+
+// version is that of PostgreSQL.
+func (p *patient) version(t *testing.T) (major int) {
+	t.Helper()
+	if err := p.pg.QueryRow(t.Context(), `SELECT current_setting('server_version_num')::int / 10000`).Scan(&major); err != nil {
+		t.Fatal(err)
+	}
+	return major
 }
 
 // suffer has a patient suffer from an illness, and heals it.

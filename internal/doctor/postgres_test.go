@@ -36,7 +36,7 @@ func postgresIllnesses() []illness {
 		{check: "postgres.wal_sender_timeout", seen: "is 0", pg: system("wal_sender_timeout", "0"), heals: true, cure: reset("wal_sender_timeout")},
 		{check: "postgres.wal_sender_timeout", seen: "is 2s", pg: system("wal_sender_timeout", "'2s'"), heals: true, cure: reset("wal_sender_timeout")},
 		{check: "postgres.slot_wal_limit", seen: "nothing limits", config: func(c *Config) { c.MaxSlotWAL = 0 }, heals: true, cure: reset("max_slot_wal_keep_size")},
-		{check: "postgres.idle_slot_timeout", seen: "is 1h0m0s", pg: system("idle_replication_slot_timeout", "'1h'"), heals: true, cure: reset("idle_replication_slot_timeout")},
+		{check: "postgres.idle_slot_timeout", since: 18, seen: "is 1h0m0s", pg: system("idle_replication_slot_timeout", "'1h'"), heals: true, cure: reset("idle_replication_slot_timeout")},
 		{
 			check: "postgres.synchronous_standby", seen: "no synchronous standby is attached", want: Fail,
 			pg: system("synchronous_standby_names", "'nobody'"), heals: true, cure: reset("synchronous_standby_names"),
@@ -57,7 +57,7 @@ func postgresIllnesses() []illness {
 		}},
 
 		{
-			check: "role.replication", seen: "permission denied", want: Fail,
+			check: "role.replication", seen: "open a replication connection", want: Fail,
 			config: func(c *Config) { c.Replication.URL = c.Postgres }, heals: true, cure: []string{`ALTER ROLE ` + sqlRole + ` NOREPLICATION`},
 		},
 		{check: "role.superuser", seen: sqlRole + " is a superuser", pg: []string{`ALTER ROLE ` + sqlRole + ` SUPERUSER`}, cure: []string{`ALTER ROLE ` + sqlRole + ` NOSUPERUSER`}},

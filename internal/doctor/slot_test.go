@@ -36,7 +36,7 @@ func slotIllnesses() []illness {
 			pg: []string{known("two"), `SELECT pg_create_logical_replication_slot('two', 'pgoutput', false, true)`}, cure: drop("two"),
 		},
 		{
-			check: "slot.failover", seen: "failover is off", config: named("stays"),
+			check: "slot.failover", since: 17, seen: "failover is off", config: named("stays"),
 			pg: []string{known("stays"), `SELECT pg_create_logical_replication_slot('stays', 'pgoutput')`}, cure: drop("stays"),
 		},
 	}
