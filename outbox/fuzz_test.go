@@ -51,7 +51,7 @@ func FuzzPublish(f *testing.F) {
 		var whole any
 		decoder := json.NewDecoder(bytes.NewReader(content)) // of any number, float64 or not
 		decoder.UseNumber()
-		bad := decoder.Decode(&whole) != nil || outOfRange(content) || strings.ContainsRune(fmt.Sprint(whole), 0) || !utf8.Valid(content) ||
+		bad := !json.Valid(content) || decoder.Decode(&whole) != nil || outOfRange(content) || strings.ContainsRune(fmt.Sprint(whole), 0) || !utf8.Valid(content) ||
 			strings.TrimSpace(kind) == "" || strings.ContainsRune(kind+environment, 0) || !utf8.ValidString(kind+environment) ||
 			version < 0 || version > 1<<31-1 || at.Year() < 1900 || at.Year() > 2262
 		if bad || !tx.sent {
