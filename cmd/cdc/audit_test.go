@@ -293,10 +293,3 @@ func TestAuditRepair(t *testing.T) {
 		l.wantAudit(t, 0, "same")
 	})
 }
-
-func (l *line) execClickHouse(t *testing.T, sql string) {
-	t.Helper()
-	if err := l.ch.Exec(t.Context(), sql); err != nil {
-		t.Fatalf("%s: %v", sql, err)
-	}
-}

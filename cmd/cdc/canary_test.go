@@ -44,9 +44,7 @@ func TestNothingIsToldThatIsNobodysBusiness(t *testing.T) {
 	loud := []string{"LOG_LEVEL=debug", "OTEL_EXPORTER_OTLP_ENDPOINT=" + collector.URL, "OTEL_EXPORTER_OTLP_HEADERS=authorization=" + canary}
 	secrets := append([]string{"DATABASE_URL=" + sql, "REPLICATION_DATABASE_URL=" + replication}, loud...)
 
-	if err := l.ch.Exec(t.Context(), `ALTER TABLE event_log ADD CONSTRAINT refusing CHECK event_type != 'refused' OR event_context = ''`); err != nil {
-		t.Fatal(err)
-	}
+	l.execClickHouse(t, `ALTER TABLE event_log ADD CONSTRAINT refusing CHECK event_type != 'refused' OR event_context = ''`)
 	d := l.start(t, secrets...)
 	api := l.startAPI(t, append([]string{"DATABASE_URL=" + service, "API_KEYS=" + canary + "-key"}, loud...)...)
 	post := func(key, body string) int {

@@ -19,13 +19,7 @@ func TestDamagedPart(t *testing.T) {
 		l.allMarked(t)
 	}
 	d.stop(t)
-	ask := func(sql string) {
-		t.Helper()
-		if err := l.ch.Exec(t.Context(), sql); err != nil {
-			t.Fatalf("%s: %v", sql, err)
-		}
-	}
-	ask(`OPTIMIZE TABLE event_log FINAL`)
+	l.execClickHouse(t, `OPTIMIZE TABLE event_log FINAL`)
 	var path string
 	if err := l.ch.QueryRow(t.Context(), `SELECT path FROM system.parts WHERE active AND table = 'event_log'`).Scan(&path); err != nil {
 		t.Fatal(err)
@@ -42,8 +36,8 @@ func TestDamagedPart(t *testing.T) {
 	d = l.start(t)
 	l.write(t, 20, 20)
 	d.wait(t, "a part of the table is damaged")
-	ask(`DETACH TABLE event_log`)
-	ask(`ATTACH TABLE event_log`)
+	l.execClickHouse(t, `DETACH TABLE event_log`)
+	l.execClickHouse(t, `ATTACH TABLE event_log`)
 	l.allMarked(t)
 }
 
@@ -56,12 +50,6 @@ func TestLostDefinition(t *testing.T) {
 	l.write(t, 20, 20)
 	l.allMarked(t)
 	d.stop(t)
-	ask := func(sql string) {
-		t.Helper()
-		if err := l.ch.Exec(t.Context(), sql); err != nil {
-			t.Fatalf("%s: %v", sql, err)
-		}
-	}
 	var id, create string
 	if err := l.ch.QueryRow(t.Context(), `SELECT extract(data_paths[1], '([^/]+)/$'), create_table_query FROM system.tables
 WHERE database = currentDatabase() AND name = 'event_log'`).Scan(&id, &create); err != nil {
@@ -82,8 +70,8 @@ WHERE database = currentDatabase() AND name = 'event_log'`).Scan(&id, &create); 
 	l.write(t, 20, 20)
 	d.wait(t, "ClickHouse does not tell how table event_log is defined")
 	_, body, _ := strings.Cut(create, "event_log ")
-	ask(`DETACH TABLE event_log`)
-	ask(`ATTACH TABLE event_log UUID '` + id + `' ` + body)
+	l.execClickHouse(t, `DETACH TABLE event_log`)
+	l.execClickHouse(t, `ATTACH TABLE event_log UUID '`+id+`' `+body)
 	l.allMarked(t)
 	d.stop(t)
 	if strings.Contains(d.text(), "no deduplication window") {

@@ -90,9 +90,7 @@ func TestDoctor(t *testing.T) {
 func TestExaminedLater(t *testing.T) {
 	t.Parallel()
 	l, server := newOwnSinkLine(t)
-	if err := l.ch.Exec(t.Context(), `ALTER TABLE event_log MODIFY SETTING fsync_after_insert = 0`); err != nil {
-		t.Fatal(err)
-	}
+	l.execClickHouse(t, `ALTER TABLE event_log MODIFY SETTING fsync_after_insert = 0`)
 	server.Kill()
 	d := l.start(t)
 	d.wait(t, "is ClickHouse up, and CLICKHOUSE_URL right?")

@@ -266,14 +266,10 @@ func TestClickHouseFaults(t *testing.T) {
 		d := l.start(t)
 		l.write(t, 10, 10)
 		l.allMarked(t)
-		if err := l.ch.Exec(t.Context(), `RENAME TABLE event_log TO elsewhere`); err != nil {
-			t.Fatal(err)
-		}
+		l.execClickHouse(t, `RENAME TABLE event_log TO elsewhere`)
 		l.write(t, 10, 10)
 		d.wait(t, "run `cdc migrate`, which creates the table")
-		if err := l.ch.Exec(t.Context(), `RENAME TABLE elsewhere TO event_log`); err != nil {
-			t.Fatal(err)
-		}
+		l.execClickHouse(t, `RENAME TABLE elsewhere TO event_log`)
 		l.allMarked(t)
 	})
 	t.Run("a lost reply does not double its batch", func(t *testing.T) {

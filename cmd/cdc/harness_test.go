@@ -278,6 +278,13 @@ func (l *line) exec(t *testing.T, sql string, args ...any) {
 	}
 }
 
+func (l *line) execClickHouse(t *testing.T, sql string) {
+	t.Helper()
+	if err := l.ch.Exec(t.Context(), sql); err != nil {
+		t.Fatalf("%s: %v", sql, err)
+	}
+}
+
 func (l *line) count(t *testing.T, sql string, args ...any) (n int64) {
 	t.Helper()
 	if err := l.pg.QueryRow(t.Context(), sql, args...).Scan(&n); err != nil {

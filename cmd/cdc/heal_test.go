@@ -116,9 +116,7 @@ func TestClickHouseRestored(t *testing.T) {
 	l.write(t, 100, 10)
 	l.allMarked(t)
 	d.stop(t)
-	if err := l.ch.Exec(t.Context(), `DELETE FROM event_log WHERE id > `+yesterday+` SETTINGS lightweight_deletes_sync = 2`); err != nil {
-		t.Fatal(err)
-	}
+	l.execClickHouse(t, `DELETE FROM event_log WHERE id > `+yesterday+` SETTINGS lightweight_deletes_sync = 2`)
 	d = l.start(t)
 	d.wait(t, "ClickHouse lacks events that it had confirmed")
 	if _, metrics := d.get(t, "/metrics"); !strings.Contains(metrics, `sluicebox_incidents_total{kind="clickhouse"} 1`) {

@@ -12,9 +12,6 @@ import (
 	"github.com/sluicebox/sluicebox/migrations"
 )
 
-// daemonUser is the daemon's user of embedded ClickHouse servers, which take users from a file alone.
-const daemonUser = "sluicebox_daemon"
-
 // Roles are the URLs of the roles of least privilege, which the programs under test run as.
 type Roles struct {
 	Owner, API, Daemon, Replication string // of Postgres
@@ -76,12 +73,12 @@ func (r *Roles) ofPostgres(ctx context.Context, address string) (err error) {
 	return nil
 }
 
-// ofClickHouse is for an embedded server. Elsewhere the user is the administrator.
+// ofClickHouse is for an embedded server, which takes users from a file alone: the daemon's is named as its role. Elsewhere the user is the administrator.
 func (r *Roles) ofClickHouse(db *DB) (err error) {
-	if r.Warehouse, err = embedded.As(db.ClickHouseURL, daemonUser); err != nil {
+	if r.Warehouse, err = embedded.As(db.ClickHouseURL, migrations.DaemonRole); err != nil {
 		return err
 	}
-	r.WarehouseHTTP, err = embedded.As(db.ClickHouseHTTPURL, daemonUser)
+	r.WarehouseHTTP, err = embedded.As(db.ClickHouseHTTPURL, migrations.DaemonRole)
 	return err
 }
 
@@ -94,7 +91,7 @@ func clickHouseUsers() map[string][]string {
 			grants = append(grants, grant)
 		}
 	}
-	return map[string][]string{daemonUser: grants}
+	return map[string][]string{migrations.DaemonRole: grants}
 }
 
 func execPostgres(ctx context.Context, address string, statements ...string) error {

@@ -291,7 +291,7 @@ func OwnClickHouse(tb testing.TB, grants ...string) *embedded.ClickHouse {
 	tb.Helper()
 	users := clickHouseUsers()
 	if len(grants) > 0 {
-		users[daemonUser] = grants
+		users[migrations.DaemonRole] = grants
 	}
 	server, err := embedded.StartClickHouse(tb.Context(), embedded.ClickHouseOptions{Users: users})
 	if err != nil {
