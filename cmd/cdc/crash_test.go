@@ -215,6 +215,7 @@ func TestTakeover(t *testing.T) {
 		t.Parallel()
 		l := newLine(t)
 		d := l.start(t)
+		d.wait(t, `"message":"streaming"`)
 		l.write(t, 10, 10)
 		l.allMarked(t)
 		d.stop(t)

@@ -139,6 +139,7 @@ func TestBackfill(t *testing.T) {
 		t.Parallel()
 		l := newLine(t)
 		d := l.start(t)
+		d.wait(t, `"message":"streaming"`)
 		l.write(t, 10, 10)
 		l.allMarked(t)
 		d.stop(t)
