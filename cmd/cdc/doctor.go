@@ -15,6 +15,7 @@ import (
 
 	"github.com/sluicebox/sluicebox/internal/cli"
 	"github.com/sluicebox/sluicebox/internal/doctor"
+	"github.com/sluicebox/sluicebox/internal/ops"
 )
 
 type doctorCommand struct {
@@ -41,7 +42,8 @@ on a failure but not on a warning:
     cdc doctor || [ $? -eq 1 ]
     cdc doctor --json | jq -r '.findings[] | select(.result == "fail") | .check'
 
-A daemon that starts runs the same checks: it waits or ends with code 3 while delivery could not begin, and logs the other findings.`
+A daemon runs the same checks: when it starts, it waits or ends with code 3 while delivery could not begin; after that it looks again
+every five minutes. Its status page shows what is not well, and its log what it did not say before.`
 }
 
 // Run looks and prints what was found.
@@ -63,19 +65,12 @@ func (c *doctorCommand) Run(ctx context.Context) error {
 	}
 	switch n := report.Counts; report.Result {
 	case doctor.Fail:
-		return &cli.Exit{Code: cli.CodePreflight, Err: fmt.Errorf("%s failed", checks(n[doctor.Fail]))}
+		return &cli.Exit{Code: cli.CodePreflight, Err: fmt.Errorf("%s failed", cli.Count(int64(n[doctor.Fail]), "check"))}
 	case doctor.Warn:
-		return &cli.Exit{Code: cli.CodeError, Err: fmt.Errorf("nothing failed, but there is a warning from %s", checks(n[doctor.Warn]))}
+		return &cli.Exit{Code: cli.CodeError, Err: fmt.Errorf("nothing failed, but there is a warning from %s", cli.Count(int64(n[doctor.Warn]), "check"))}
 	default:
 		return nil
 	}
-}
-
-func checks(n int) string {
-	if n == 1 {
-		return "1 check"
-	}
-	return fmt.Sprintf("%d checks", n)
 }
 
 // examination is what a doctor looks at.
@@ -94,33 +89,13 @@ func (d *delivery) examination() doctor.Config {
 	}
 }
 
-// examine has a doctor look at everything beside delivery, once both databases answer, and logs what is not well. It goes on until then, or
-// until it is told to stop.
-func (d *delivery) examine(ctx context.Context, log zerolog.Logger) (stop func()) {
-	const again = 15 * time.Second
+// examine has a doctor look at everything beside delivery, again and again, until it is told to stop.
+func (d *delivery) examine(ctx context.Context, metrics *ops.Metrics, log zerolog.Logger) (stop func()) {
 	ctx, cancel := context.WithCancel(ctx)
 	done := make(chan struct{})
 	go func() {
 		defer close(done)
-		tick := time.NewTicker(again)
-		defer tick.Stop()
-		for {
-			report := doctor.Run(ctx, d.examination())
-			if ctx.Err() != nil {
-				return
-			}
-			if report.Reached() {
-				for _, f := range report.Startup() {
-					log.Warn().Str("check", f.Check).Str("seen", f.Seen).Str("wanted", f.Wanted).Str("mend", f.Mend).Msg("not as it should be")
-				}
-				return
-			}
-			select {
-			case <-tick.C:
-			case <-ctx.Done():
-				return
-			}
-		}
+		metrics.Examine(ctx, func(ctx context.Context) *doctor.Report { return doctor.Run(ctx, d.examination()) }, log)
 	}()
 	return func() {
 		cancel()
@@ -135,13 +110,9 @@ func printExamination(w io.Writer, report *doctor.Report) error {
 	colours := map[doctor.Result]int{doctor.OK: green, doctor.Warn: yellow, doctor.Fail: red}
 	fmt.Fprintf(out, "%s: %d failed, %d warned, %d ok, %d skipped; took %.1f s\n", paint(w, colours[report.Result], string(report.Result)),
 		n[doctor.Fail], n[doctor.Warn], n[doctor.OK], n[doctor.Skip], report.Seconds)
-	for _, result := range []doctor.Result{doctor.Fail, doctor.Warn} {
-		for _, f := range report.Findings {
-			if f.Result == result {
-				fmt.Fprintf(out, "\n%s  %s\n      %s\n      wanted: %s\n      mend:   %s\n", paint(w, colours[result], string(result)), f.Check,
-					cli.OneLine(f.Seen, 0), cli.OneLine(f.Wanted, 0), cli.OneLine(f.Mend, 0))
-			}
-		}
+	for _, f := range report.Unwell() {
+		fmt.Fprintf(out, "\n%s  %s\n      %s\n      wanted: %s\n      mend:   %s\n", paint(w, colours[f.Result], string(f.Result)), f.Check,
+			cli.OneLine(f.Seen, 0), cli.OneLine(f.Wanted, 0), cli.OneLine(f.Mend, 0))
 	}
 	out.WriteString("\n")
 	table := tabwriter.NewWriter(out, 0, 0, 2, ' ', 0)

@@ -30,6 +30,10 @@ func TestStatusPage(t *testing.T) {
 			t.Error("the page was loaded anew")
 		}
 	})
+	t.Run("it shows what a doctor finds", func(t *testing.T) {
+		b.reads(t, "section[aria-labelledby=checks]", "postgres.fsync") // off in tests
+		b.reads(t, "section[aria-labelledby=checks]", "ALTER SYSTEM SET fsync = on")
+	})
 	t.Run("it fits, wide and narrow, light and dark", func(t *testing.T) {
 		for _, width := range []int64{1280, 768, 360, 320} {
 			b.do(t, chromedp.EmulateViewport(width, 800))

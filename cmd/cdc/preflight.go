@@ -36,7 +36,7 @@ func (c *runCommand) deliver(ctx context.Context, metrics *ops.Metrics, traces *
 	if err := waitFor(ctx, metrics, log, check); err != nil {
 		return err
 	}
-	defer c.examine(ctx, log)()
+	defer c.examine(ctx, metrics, log)()
 	if _, err := client.Ready(ctx); sink.Denied(err) { // all else about ClickHouse the pipeline waits out
 		return &cli.Exit{Code: cli.CodePreflight, Err: err, Hint: pipeline.Hint(err)}
 	}

@@ -35,11 +35,14 @@ func Size(bytes int64) string {
 }
 
 // Rows writes a number of rows: 1 row, 12,345 rows.
-func Rows(n int64) string {
+func Rows(n int64) string { return Count(n, "row") }
+
+// Count writes a number of things: 1 check, 12,345 checks.
+func Count(n int64, thing string) string {
 	if n == 1 {
-		return "1 row"
+		return "1 " + thing
 	}
-	return humanize.Comma(n) + " rows"
+	return humanize.Comma(n) + " " + thing + "s"
 }
 
 // Stamp writes a time in UTC. Logs are in UTC too.

@@ -159,12 +159,21 @@ func (c check) judge(ctx context.Context, l *look) (found Finding) {
 	return c.run(ctx, l)
 }
 
-// Startup is what a daemon that starts does not say by itself, of what is not well.
-func (r *Report) Startup() []Finding {
-	return slices.DeleteFunc(slices.Clone(r.Findings), func(f Finding) bool {
-		return f.when != anytime || f.Result != Warn && f.Result != Fail
-	})
+// Unwell is what is not as it should be, failures first.
+func (r *Report) Unwell() []Finding {
+	var unwell []Finding
+	for _, result := range []Result{Fail, Warn} {
+		for _, f := range r.Findings {
+			if f.Result == result {
+				unwell = append(unwell, f)
+			}
+		}
+	}
+	return unwell
 }
+
+// Told says whether a daemon tells of this by itself, or it is not true yet when a daemon starts.
+func (f Finding) Told() bool { return f.when != anytime }
 
 // Reached says whether both databases answered.
 func (r *Report) Reached() bool {

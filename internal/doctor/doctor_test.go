@@ -138,8 +138,8 @@ func TestOutOfTime(t *testing.T) {
 	}
 }
 
-// TestStartup holds down what a daemon logs: what it does not say by itself, and only if it is not well.
-func TestStartup(t *testing.T) {
+// TestUnwell holds down what an operator is shown, and what of it a daemon logs: what it does not say by itself.
+func TestUnwell(t *testing.T) {
 	t.Parallel()
 	report := &Report{Findings: []Finding{
 		{Check: "a", Result: Warn},
@@ -149,11 +149,14 @@ func TestStartup(t *testing.T) {
 		{Check: "e", Result: Fail, when: told},
 		{Check: "f", Result: Fail, when: before},
 	}}
-	var names []string
-	for _, f := range report.Startup() {
+	var names, logged []string
+	for _, f := range report.Unwell() {
 		names = append(names, f.Check)
+		if !f.Told() {
+			logged = append(logged, f.Check)
+		}
 	}
-	if diff := cmp.Diff([]string{"a", "b"}, names); diff != "" {
+	if diff := cmp.Diff([][]string{{"b", "e", "f", "a"}, {"b", "a"}}, [][]string{names, logged}); diff != "" {
 		t.Errorf("-want +got: %s", diff)
 	}
 }

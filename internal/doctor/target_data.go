@@ -102,20 +102,23 @@ func parts(ctx context.Context, l *look) Finding {
 	return ok("%d in one partition, of %d", most, limit)
 }
 
+// mutations tells of none what it does, nor why it fails: both may hold values of events, and this is logged.
 func mutations(ctx context.Context, l *look) Finding {
 	const oldest = 10 * time.Minute
-	var id, command, reason string
+	var id, code string
 	var failed, old uint64
 	database, table := l.targetName()
-	err := l.ch.QueryRow(ctx, `SELECT countIf(latest_fail_reason != ''), countIf(create_time < now() - ?), any(mutation_id), any(command), any(latest_fail_reason)
-FROM system.mutations WHERE database = ? AND table = ? AND NOT is_done`, uint64(oldest.Seconds()), database, table).Scan(&failed, &old, &id, &command, &reason)
+	err := l.ch.QueryRow(ctx, `WITH latest_fail_reason != '' AS fails, create_time < now() - ? AS is_old
+SELECT countIf(fails), countIf(is_old), if(countIf(fails) > 0, anyIf(mutation_id, fails), anyIf(mutation_id, is_old)),
+    anyIf(extract(latest_fail_reason, 'Code: (\\d+)'), fails)
+FROM system.mutations WHERE database = ? AND table = ? AND NOT is_done`, uint64(oldest.Seconds()), database, table).Scan(&failed, &old, &id, &code)
 	if err != nil {
 		return unknown(err)
 	}
 	mend := fmt.Sprintf("KILL MUTATION WHERE database = '%s' AND table = '%s' AND mutation_id = '%s'", database, table, id)
 	switch {
 	case failed > 0:
-		return warn("none that fails", mend, "mutation %s fails again and again, and holds up merges: %s", command, reason)
+		return warn("none that fails", mend, "mutation %s fails again and again with code %s, and holds up merges; system.mutations says what it does, and why it fails", id, code)
 	case old > 0:
 		return warn("none for long", mend, "%d mutations are not done after %s", old, oldest)
 	}

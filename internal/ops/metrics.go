@@ -37,6 +37,7 @@ type Metrics struct {
 	epoch       prometheus.Gauge
 	standing    *standing
 	surveyed    *surveyed
+	examined    examined
 	kept        *kept
 	newest      prometheus.Gauge
 	incidents   *prometheus.CounterVec

@@ -9,9 +9,7 @@ import (
 	"errors"
 	"fmt"
 	"html/template"
-	"net"
 	"net/http"
-	"net/netip"
 	"strconv"
 	"time"
 
@@ -89,8 +87,7 @@ func (p *Page) Handler() http.Handler {
 	return r
 }
 
-// protect sets the headers of the page, and refuses requests for names that are not this machine's when only it is served: a page
-// elsewhere can have its own name point here (DNS rebinding), and would then count as the same origin.
+// protect sets the headers of the page, and refuses requests for names that are not this machine's when only it is served.
 func (p *Page) protect(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		h := w.Header()
@@ -101,25 +98,13 @@ func (p *Page) protect(next http.Handler) http.Handler {
 		h.Set("Cross-Origin-Opener-Policy", "same-origin")
 		h.Set("Cross-Origin-Resource-Policy", "same-origin")
 		h.Set("Cache-Control", "no-store")
-		if p.config.Loopback && !local(r.Host) {
+		if p.config.Loopback && !cli.LocalHost(r.Host) {
 			say(w, http.StatusMisdirectedRequest, "this page answers to localhost, 127.0.0.1 and [::1] only, "+
 				"because CDC_ADMIN_ADDR is an address of this machine alone; a proxy in front of it must ask for one of these names")
 			return
 		}
 		next.ServeHTTP(w, r)
 	})
-}
-
-// local says whether a Host header names this machine.
-func local(host string) bool {
-	if name, _, err := net.SplitHostPort(host); err == nil {
-		host = name
-	}
-	if host == "localhost" {
-		return true
-	}
-	ip, err := netip.ParseAddr(host)
-	return err == nil && ip.Unmap().IsLoopback()
 }
 
 func (p *Page) show(w http.ResponseWriter, r *http.Request, part string, status int, notice string) {

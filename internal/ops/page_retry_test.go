@@ -85,7 +85,7 @@ func TestPageRetry(t *testing.T) {
 		synctest.Test(t, func(t *testing.T) {
 			page := pageOf(streaming(), healthy(), true)
 			for host, status := range map[string]int{
-				"localhost": 200, "localhost:1": 200, "127.0.0.1:8081": 200, "127.1.2.3:80": 200, "[::1]:8081": 200, "[::1]": 421, "::1": 200,
+				"localhost": 200, "localhost:1": 200, "127.0.0.1:8081": 200, "127.1.2.3:80": 200, "[::1]:8081": 200, "[::1]": 200, "::1": 200,
 				"example.com": 421, "localhost.example.com:8081": 421, "192.168.0.1:8081": 421, "": 421,
 			} {
 				if answer := request(t, page, http.MethodGet, "/now", "", "Host="+host); answer.Code != status {

@@ -2,10 +2,12 @@ package ops_test
 
 import (
 	"errors"
+	"io"
 	"testing"
 	"testing/synctest"
 	"time"
 
+	"github.com/sluicebox/sluicebox/internal/doctor"
 	"github.com/sluicebox/sluicebox/internal/ops"
 	"github.com/sluicebox/sluicebox/internal/pipeline"
 )
@@ -107,6 +109,36 @@ func TestPageSays(t *testing.T) {
 		"what only Postgres knows": {
 			func(_ *testing.T, _ *ops.Metrics, b *books) { b.status.Held = 3 },
 			[]string{"<title>Check", "3 rows in quarantine"},
+		},
+		"what a doctor has found, failures first": {
+			func(t *testing.T, m *ops.Metrics, _ *books) {
+				t.Helper()
+				examine(t, m, io.Discard, report(
+					doctor.Finding{Check: "postgres.fsync", Result: doctor.Warn, Seen: "fsync is <off>", Wanted: "on", Mend: "ALTER SYSTEM SET fsync = on"},
+					doctor.Finding{Check: "target.ttl", Result: doctor.OK, Seen: "none"},
+					doctor.Finding{Check: "target.disk", Result: doctor.Fail, Seen: "1 MB left", Wanted: "space for events", Mend: "make room"},
+				))
+				after(3 * time.Minute)
+				look(m, 1000)
+			},
+			[]string{
+				"<title>Check", "; 1 check failed, see below", "1 failed, 1 warned, 1 ok, 3 min ago", `<tr class="fail"><th scope="row">target.disk</th>`, "fsync is &lt;off&gt;",
+				"Wanted: on", "<code>ALTER SYSTEM SET fsync = on</code>",
+			},
+		},
+		"that a doctor has found nothing": {
+			func(t *testing.T, m *ops.Metrics, _ *books) {
+				t.Helper()
+				examine(t, m, io.Discard, report(doctor.Finding{Check: "target.ttl", Result: doctor.OK}))
+			},
+			[]string{"<title>Fine", "are as they should be"},
+		},
+		"that no doctor has looked": {
+			func(t *testing.T, m *ops.Metrics, _ *books) {
+				t.Helper()
+				examine(t, m, io.Discard, report(doctor.Finding{Check: "clickhouse.reachable", Result: doctor.Fail}))
+			},
+			[]string{"not looked yet"},
 		},
 		"that it stops": {
 			func(_ *testing.T, m *ops.Metrics, _ *books) { m.State(pipeline.Stopped, "") },

@@ -27,6 +27,7 @@ type observed struct {
 	reading  reading
 	recently recently
 	survey   survey
+	examined examination
 	known    known
 }
 
@@ -64,6 +65,9 @@ func (o *observed) verdict() (level Level, sentence string) {
 		return Notice, "delivery is " + cli.Span(o.reading.lag) + " late" + Behind(status)
 	case o.survey.asked && !o.survey.up:
 		return Notice, "ClickHouse does not answer; no event waits for it yet"
+	}
+	if n := o.examined.failed(); n > 0 && level != Trouble {
+		return Notice, summary + "; " + cli.Count(int64(n), "check") + " failed, see below"
 	}
 	return level, summary
 }

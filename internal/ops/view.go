@@ -12,6 +12,7 @@ import (
 	"github.com/dustin/go-humanize"
 
 	"github.com/sluicebox/sluicebox/internal/cli"
+	"github.com/sluicebox/sluicebox/internal/doctor"
 	"github.com/sluicebox/sluicebox/internal/pipeline"
 )
 
@@ -32,6 +33,8 @@ type view struct {
 	Incidents  []incidentRow
 	Quarantine []quarantineRow
 	Held       string // rows in quarantine, and dropped ones
+	Findings   []findingRow
+	Examined   string // when a doctor looked, and the sum of what it found; empty: it has not
 	MayRetry   bool
 	Read       bool // the ledger was read at least once
 
@@ -48,6 +51,8 @@ type batchRow struct {
 
 type incidentRow struct{ Class, Kind, Began, Took, Rows, Gap, Reason string }
 
+type findingRow struct{ Result, Check, Seen, Wanted, Mend string }
+
 type quarantineRow struct {
 	ID        int64
 	Type      string
@@ -61,7 +66,7 @@ type quarantineRow struct {
 func (p *Page) observe(r *http.Request) *observed {
 	k := p.reader.read(r.Context())
 	o := &observed{
-		now: time.Now(), reading: p.metrics.standing.read(), survey: p.metrics.surveyed.read(), known: k,
+		now: time.Now(), reading: p.metrics.standing.read(), survey: p.metrics.surveyed.read(), examined: p.metrics.examined.read(), known: k,
 	}
 	o.recently = p.metrics.recent.read(o.now)
 	p.metrics.mu.Lock()
@@ -86,6 +91,10 @@ func (p *Page) view(o *observed) *view {
 		if !o.known.at.IsZero() {
 			v.Stale = "As of " + cli.Span(o.now.Sub(o.known.at)) + " ago. " + v.Stale
 		}
+	}
+	if e := o.examined; !e.at.IsZero() {
+		v.Findings = o.findings()
+		v.Examined = fmt.Sprintf("%d failed, %d warned, %d ok, %s ago", e.counts[doctor.Fail], e.counts[doctor.Warn], e.counts[doctor.OK], cli.Span(o.now.Sub(e.at)))
 	}
 	if o.known.status == nil {
 		return v
@@ -187,6 +196,16 @@ func (o *observed) incidents() (rows []incidentRow) {
 			row.Gap = cli.Size(*n.GapBytes)
 		}
 		rows = append(rows, row)
+	}
+	return rows
+}
+
+func (o *observed) findings() (rows []findingRow) {
+	for i := range o.examined.unwell {
+		f := &o.examined.unwell[i]
+		rows = append(rows, findingRow{
+			Result: string(f.Result), Check: f.Check, Seen: cli.OneLine(f.Seen, 300), Wanted: cli.OneLine(f.Wanted, 200), Mend: cli.OneLine(f.Mend, 400),
+		})
 	}
 	return rows
 }
