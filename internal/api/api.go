@@ -26,12 +26,12 @@ import (
 
 // Config is what the service needs to know besides its database.
 type Config struct {
-	Environment string   // written into each event
-	Keys        []string // bearer keys, or "sha256:" and the digest of one in hexadecimal digits; none: anybody may use the service
-	OpenMetrics bool     // whether /metrics is served without a key
-	RateLimit   float64  // requests a second that a key or, without keys, an address may send; 0: any number
-	RateBurst   int      // how many of them may come at once; 0: those of one second
-	MaxRequests int      // requests that may be in hand at once; 0: 32 for each connection of the pool
+	Environment string         // written into each event
+	Keys        cli.Credential // bearer keys, separated by commas, each as it is or as "sha256:" and its digest in hexadecimal digits; none: anybody on this machine
+	OpenMetrics bool           // whether /metrics is served without a key
+	RateLimit   float64        // requests a second that a key or, without keys, an address may send; 0: any number
+	RateBurst   int            // how many of them may come at once; 0: those of one second
+	MaxRequests int            // requests that may be in hand at once; 0: 32 for each connection of the pool
 	Log         zerolog.Logger
 	Tracer      trace.Tracer // makes a span of each request; nil: none
 }
@@ -49,7 +49,7 @@ type API struct {
 
 // New returns the service on a database. It does not connect; the caller closes the pool.
 func New(pool *pgxpool.Pool, c Config) (*API, error) {
-	keys, err := parseKeys(c.Keys)
+	keys, err := newKeyring(c.Keys, c.Log)
 	if err != nil {
 		return nil, fmt.Errorf("read the keys: %w", err)
 	}
@@ -75,11 +75,11 @@ func New(pool *pgxpool.Pool, c Config) (*API, error) {
 	metrics.Method(http.MethodGet, "/metrics", meters.handler())
 
 	// A request is in hand once its body is there: slow clients take nobody else's place.
-	admitted := locked.With(limitRate(c.RateLimit, c.RateBurst, len(keys), meters.refused.WithLabelValues(reasonRate)), a.readBody,
+	admitted := locked.With(limitRate(c.RateLimit, c.RateBurst, meters.refused.WithLabelValues(reasonRate)), a.readBody,
 		limitInHand(cmp.Or(c.MaxRequests, requestsPerConnection*int(pool.Config().MaxConns)), meters.refused.WithLabelValues(reasonBusy)))
 	document := humachi.New(admitted, openAPI())
 	a.registerUsers(document)
-	if len(keys) == 0 {
+	if keys.open() {
 		document.OpenAPI().Security = nil
 	}
 	text, err := document.OpenAPI().MarshalJSON()

@@ -15,6 +15,7 @@ import (
 	"pgregory.net/rapid"
 
 	"github.com/sluicebox/sluicebox/internal/api"
+	"github.com/sluicebox/sluicebox/internal/cli"
 )
 
 // contract is what /openapi.json promises.
@@ -129,7 +130,7 @@ func (c *contract) check(value any, s schema) error {
 // answered as the document says, and never with an error of the service's own. `go test -run TestContract -rapid.checks=10000` looks longer.
 func TestContract(t *testing.T) {
 	t.Parallel()
-	s := startOn(t, database(t), api.Config{Environment: "test", Keys: []string{"the-key"}})
+	s := startOn(t, database(t), api.Config{Environment: "test", Keys: cli.NewCredential("the-key")})
 	c := readContract(t, s.do(t, http.MethodGet, "/openapi.json", "").body)
 	seen := seen{"id": {"1"}, "Idempotency-Key": {"one", "two"}}
 	statuses := map[string]map[int]int{}

@@ -14,11 +14,12 @@ import (
 	"golang.org/x/net/html"
 
 	"github.com/sluicebox/sluicebox/internal/api"
+	"github.com/sluicebox/sluicebox/internal/cli"
 )
 
 func TestDocs(t *testing.T) {
 	t.Parallel()
-	s := startOn(t, nowhere, api.Config{Environment: "test", Keys: []string{"key"}})
+	s := startOn(t, nowhere, api.Config{Environment: "test", Keys: cli.NewCredential("key")})
 	r := s.do(t, http.MethodGet, "/docs", "")
 	if r.status != http.StatusOK || r.header.Get("Content-Type") != "text/html; charset=utf-8" {
 		t.Fatalf("answer %d %s", r.status, r.header.Get("Content-Type"))

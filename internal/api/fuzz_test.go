@@ -12,12 +12,13 @@ import (
 	"github.com/rs/zerolog"
 
 	"github.com/sluicebox/sluicebox/internal/api"
+	"github.com/sluicebox/sluicebox/internal/cli"
 )
 
 // FuzzCreateUser sends whatever a client might to a service whose database is away: a request that is taken ends there, with 503, every
 // other one with a problem of the client's.
 func FuzzCreateUser(f *testing.F) {
-	server := away(f, nil)
+	server := away(f, "")
 	const parent = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"
 	f.Add([]byte(`{"email": "ada@example.com", "first_name": "Ada", "last_name": "Lovelace"}`), "application/json", "key", parent)
 	f.Add([]byte(`{"email": "ada@example.com", "email": 1, "EMAIL": null}`), "application/json; charset=utf-8", "", "00-x")
@@ -26,6 +27,7 @@ func FuzzCreateUser(f *testing.F) {
 	f.Add([]byte(`{"a":{"b":[[[[[[`), "application/json", "é", parent)
 	f.Fuzz(func(t *testing.T, body []byte, kind, key, trace string) {
 		req := httptest.NewRequestWithContext(t.Context(), http.MethodPost, "/users", bytes.NewReader(body))
+		req.Host = "localhost:8080"
 		req.Header.Set("Content-Type", kind)
 		req.Header.Set("traceparent", trace)
 		if key != "" {
@@ -51,14 +53,14 @@ func FuzzCreateUser(f *testing.F) {
 }
 
 // away is a service whose database is away.
-func away(f *testing.F, keys []string) http.Handler {
+func away(f *testing.F, keys string) http.Handler {
 	f.Helper()
 	pool, err := pgxpool.New(f.Context(), "postgres://u@127.0.0.1:1/db")
 	if err != nil {
 		f.Fatal(err)
 	}
 	f.Cleanup(pool.Close)
-	server, err := api.New(pool, api.Config{Environment: "test", Keys: keys, Log: zerolog.Nop()})
+	server, err := api.New(pool, api.Config{Environment: "test", Keys: cli.NewCredential(keys), Log: zerolog.Nop()})
 	if err != nil {
 		f.Fatal(err)
 	}
@@ -68,7 +70,7 @@ func away(f *testing.F, keys []string) http.Handler {
 // FuzzRead sends whatever path, query and key a client might: without one of the keys nothing is looked at, and what is not understood is
 // a problem of the client's.
 func FuzzRead(f *testing.F) {
-	server := away(f, []string{"key", "other-key"})
+	server := away(f, "key,other-key")
 	f.Add("", "cursor=MTo3&limit=2", "Bearer key")
 	f.Add("/7", "", "bearer other-key")
 	f.Add("/-1", "limit=0&limit=1", "Bearer")

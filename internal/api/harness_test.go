@@ -17,6 +17,7 @@ import (
 	"github.com/rs/zerolog"
 
 	"github.com/sluicebox/sluicebox/internal/api"
+	"github.com/sluicebox/sluicebox/internal/cli"
 	"github.com/sluicebox/sluicebox/internal/testdb"
 	"github.com/sluicebox/sluicebox/migrations"
 )
@@ -69,7 +70,7 @@ func database(tb testing.TB) string {
 
 func start(tb testing.TB, keys ...string) *service {
 	tb.Helper()
-	return startOn(tb, database(tb), api.Config{Environment: "test", Keys: keys})
+	return startOn(tb, database(tb), api.Config{Environment: "test", Keys: cli.NewCredential(strings.Join(keys, ","))})
 }
 
 func startOn(tb testing.TB, url string, config api.Config) *service {

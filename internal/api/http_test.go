@@ -3,11 +3,13 @@ package api_test
 import (
 	"crypto/rand"
 	"net/http"
+	"net/http/httptest"
 	"regexp"
 	"strings"
 	"testing"
 
 	"github.com/sluicebox/sluicebox/internal/api"
+	"github.com/sluicebox/sluicebox/internal/cli"
 )
 
 func TestRoutesThatAreNotThere(t *testing.T) {
@@ -27,7 +29,7 @@ func TestRoutesThatAreNotThere(t *testing.T) {
 
 func TestHeadersOfEveryAnswer(t *testing.T) {
 	t.Parallel()
-	s := startOn(t, nowhere, api.Config{Environment: "test", Keys: []string{"key"}})
+	s := startOn(t, nowhere, api.Config{Environment: "test", Keys: cli.NewCredential("key")})
 	for _, path := range []string{"/livez", "/readyz", "/users", "/nosuch"} {
 		r := s.do(t, http.MethodGet, path, "", "X-Request-Id", "given-by.a_proxy1")
 		for name, want := range map[string]string{
@@ -103,9 +105,22 @@ func TestKeys(t *testing.T) {
 	})
 }
 
+func TestWithoutKeysOnlyThisMachineIsServed(t *testing.T) {
+	t.Parallel()
+	s := start(t)
+	for host, want := range map[string]int{"localhost:8080": http.StatusOK, "127.0.0.1": http.StatusOK, "[::1]:80": http.StatusOK, "evil.example.com:8080": http.StatusMisdirectedRequest, "192.0.2.1": http.StatusMisdirectedRequest} {
+		r := httptest.NewRequestWithContext(t.Context(), http.MethodGet, "/users", nil)
+		r.Host = host
+		w := httptest.NewRecorder()
+		if s.api.ServeHTTP(w, r); w.Code != want {
+			t.Errorf("%s: answer %d %s, want %d", host, w.Code, w.Body, want)
+		}
+	}
+}
+
 func TestMetrics(t *testing.T) {
 	t.Parallel()
-	s := startOn(t, database(t), api.Config{Environment: "test", Keys: []string{"key"}, OpenMetrics: true})
+	s := startOn(t, database(t), api.Config{Environment: "test", Keys: cli.NewCredential("key"), OpenMetrics: true})
 	s.create(t, "a@example.com", "Authorization", "Bearer key")
 	s.do(t, http.MethodGet, "/users/7", "", "Authorization", "Bearer key")
 	s.do(t, http.MethodGet, "/secret@example.com", "")

@@ -5,6 +5,7 @@ import (
 	"math"
 	"net"
 	"net/http"
+	"sync"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -51,44 +52,55 @@ func (p places) leave() { <-p }
 
 // rates are the token buckets of all clients.
 type rates struct {
-	buckets []*rate.Limiter
-	seed    maphash.Seed
+	limit     rate.Limit
+	burst     int
+	addresses []*rate.Limiter
+	seed      maphash.Seed
+
+	mu   sync.Mutex
+	keys map[digest]*rate.Limiter // of keys that were used; who has none of the service's makes none
 }
 
-// newRates returns a bucket for each key or, without keys, buckets for addresses. They hold burst requests, or those of one second if
-// burst is 0.
-func newRates(limit float64, burst, keys int) *rates {
+// newRates returns buckets that hold burst requests, or those of one second if burst is 0.
+func newRates(limit float64, burst int) *rates {
 	if burst == 0 {
 		burst = int(math.Ceil(limit))
 	}
-	if keys == 0 {
-		keys = addressBuckets
+	b := &rates{
+		limit: rate.Limit(limit), burst: burst, addresses: make([]*rate.Limiter, addressBuckets), seed: maphash.MakeSeed(),
+		keys: map[digest]*rate.Limiter{},
 	}
-	b := &rates{buckets: make([]*rate.Limiter, keys), seed: maphash.MakeSeed()}
-	for i := range b.buckets {
-		b.buckets[i] = rate.NewLimiter(rate.Limit(limit), burst)
+	for i := range b.addresses {
+		b.addresses[i] = rate.NewLimiter(b.limit, burst)
 	}
 	return b
 }
 
 // of is the bucket of the client that sent a request. A header that names another address is not believed: any client can write one.
 func (b *rates) of(r *http.Request) *rate.Limiter {
-	if key := recordOf(r.Context()).key; key > 0 {
-		return b.buckets[key-1]
+	if rec := recordOf(r.Context()); rec.key > 0 {
+		b.mu.Lock()
+		defer b.mu.Unlock()
+		bucket := b.keys[rec.digest]
+		if bucket == nil {
+			bucket = rate.NewLimiter(b.limit, b.burst)
+			b.keys[rec.digest] = bucket
+		}
+		return bucket
 	}
 	host, _, err := net.SplitHostPort(r.RemoteAddr)
 	if err != nil {
 		host = r.RemoteAddr
 	}
-	return b.buckets[maphash.String(b.seed, host)%uint64(len(b.buckets))]
+	return b.addresses[maphash.String(b.seed, host)%uint64(len(b.addresses))]
 }
 
 // limitRate refuses requests of a client that sends more of them a second than the limit; 0 is no limit.
-func limitRate(limit float64, burst, keys int, count prometheus.Counter) func(http.Handler) http.Handler {
+func limitRate(limit float64, burst int, count prometheus.Counter) func(http.Handler) http.Handler {
 	if limit == 0 {
 		return func(next http.Handler) http.Handler { return next }
 	}
-	b := newRates(limit, burst, keys) // here, and so the same for all routes
+	b := newRates(limit, burst) // here, and so the same for all routes
 	return func(next http.Handler) http.Handler {
 		return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 			bucket, now := b.of(r), time.Now()

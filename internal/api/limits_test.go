@@ -11,6 +11,7 @@ import (
 	"github.com/jackc/pgx/v5"
 
 	"github.com/sluicebox/sluicebox/internal/api"
+	"github.com/sluicebox/sluicebox/internal/cli"
 )
 
 const (
@@ -21,7 +22,7 @@ const (
 func TestTooManyRequestsOfAClientAreRefused(t *testing.T) {
 	t.Parallel()
 	// So slow a rate that no token comes back during the test.
-	s := startOn(t, database(t), api.Config{Environment: "test", Keys: []string{"one", "two"}, OpenMetrics: true, RateLimit: 0.001, RateBurst: 3})
+	s := startOn(t, database(t), api.Config{Environment: "test", Keys: cli.NewCredential("one,two"), OpenMetrics: true, RateLimit: 0.001, RateBurst: 3})
 	one, two := []string{"Authorization", "Bearer one"}, []string{"Authorization", "Bearer two"}
 	for range 5 {
 		wantProblem(t, s.do(t, http.MethodGet, "/users", "", "Authorization", "Bearer other"), http.StatusUnauthorized)

@@ -30,9 +30,10 @@ const (
 
 // record is what is known of a request for its line in the log.
 type record struct {
-	key   int // which of the keys it came with, counted from 1; 0: none
-	err   error
-	stack []byte
+	key    int    // which of the keys it came with, counted from 1; 0: none
+	digest digest // of that key
+	err    error
+	stack  []byte
 }
 
 type recordKey struct{}

@@ -22,6 +22,7 @@ var (
 	errNoRoute      = errors.New("there is nothing at this path")
 	errMethod       = errors.New("this path does not have this method")
 	errUnauthorized = errors.New("a valid key is needed: Authorization: Bearer …")
+	errNotLocal     = errors.New("without keys this service answers to localhost, 127.0.0.1 and [::1] only; a proxy in front of it must ask for one of these names")
 	errMediaType    = errors.New("the body has to be application/json")
 	errSlowBody     = errors.New("the body did not arrive in time")
 	errNotFound     = errors.New("there is no such user")
@@ -70,6 +71,8 @@ func answer(err error) *huma.ErrorModel {
 		return problem(http.StatusMethodNotAllowed, errMethod.Error())
 	case errors.Is(err, errUnauthorized):
 		return problem(http.StatusUnauthorized, errUnauthorized.Error())
+	case errors.Is(err, errNotLocal):
+		return problem(http.StatusMisdirectedRequest, errNotLocal.Error())
 	case errors.Is(err, errMediaType):
 		return problem(http.StatusUnsupportedMediaType, errMediaType.Error())
 	case errors.Is(err, errSlowBody):

@@ -17,7 +17,7 @@ func TestTokensComeBack(t *testing.T) {
 		refusals := prometheus.NewCounter(prometheus.CounterOpts{})
 		served := 0
 		// One request in 4 s, at most two at once.
-		limited := limitRate(0.25, 2, 0, refusals)(http.HandlerFunc(func(http.ResponseWriter, *http.Request) { served++ }))
+		limited := limitRate(0.25, 2, refusals)(http.HandlerFunc(func(http.ResponseWriter, *http.Request) { served++ }))
 		send := func(address string) string {
 			t.Helper()
 			r := httptest.NewRequestWithContext(t.Context(), http.MethodGet, "/users", nil)
@@ -61,15 +61,14 @@ func TestTokensComeBack(t *testing.T) {
 func TestDefaultsOfTheRate(t *testing.T) {
 	t.Parallel()
 	for _, test := range []struct {
-		limit              float64
-		burst, keys        int
-		wantBurst, buckets int
+		limit       float64
+		burst, want int
 	}{
-		{0.1, 0, 0, 1, addressBuckets}, {2.5, 0, 2, 3, 2}, {100, 7, 1, 7, 1},
+		{0.1, 0, 1}, {2.5, 0, 3}, {100, 7, 7},
 	} {
-		b := newRates(test.limit, test.burst, test.keys)
-		if got := b.buckets[0].Burst(); got != test.wantBurst || len(b.buckets) != test.buckets {
-			t.Errorf("%+v: %d buckets with a burst of %d", test, len(b.buckets), got)
+		b := newRates(test.limit, test.burst)
+		if got := b.addresses[0].Burst(); got != test.want {
+			t.Errorf("%+v: a burst of %d", test, got)
 		}
 	}
 }

@@ -97,7 +97,7 @@ func wantStatus(t *testing.T, from *bufio.Reader, status int) (detail string) {
 	return problem.Detail
 }
 
-const bodyBegins = "POST /users HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: 60000\r\n\r\n{"
+const bodyBegins = "POST /users HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: 60000\r\n\r\n{"
 
 func TestSlowClientsAreLetGo(t *testing.T) {
 	t.Parallel()
@@ -111,7 +111,7 @@ func TestSlowClientsAreLetGo(t *testing.T) {
 	t.Run("one that stops in the middle of the header", func(t *testing.T) {
 		t.Parallel()
 		conn := slowClient(t, slowService(t, timeouts{header: soon, body: never, whole: never, idle: never}, unchanged))
-		send(t, conn, "GET /livez HTTP/1.1\r\nHost: x\r\nX-Slow: ")
+		send(t, conn, "GET /livez HTTP/1.1\r\nHost: localhost\r\nX-Slow: ")
 		wantClosed(t, conn)
 	})
 
@@ -152,7 +152,7 @@ func TestSlowClientsAreLetGo(t *testing.T) {
 	t.Run("one that has no other request", func(t *testing.T) {
 		t.Parallel()
 		conn := slowClient(t, slowService(t, timeouts{header: never, body: never, whole: never, idle: soon}, unchanged))
-		send(t, conn, "GET /livez HTTP/1.1\r\nHost: x\r\n\r\n")
+		send(t, conn, "GET /livez HTTP/1.1\r\nHost: localhost\r\n\r\n")
 		answers := bufio.NewReader(conn)
 		wantStatus(t, answers, http.StatusOK)
 		wantClosed(t, answers)
@@ -163,7 +163,7 @@ func TestSlowClientsAreLetGo(t *testing.T) {
 		conn := slowClient(t, slowService(t, timeouts{header: never, body: never, whole: soon, idle: never}, unchanged))
 		var err error
 		for err == nil {
-			_, err = io.WriteString(conn, "GET /openapi.json HTTP/1.1\r\nHost: x\r\n\r\n")
+			_, err = io.WriteString(conn, "GET /openapi.json HTTP/1.1\r\nHost: localhost\r\n\r\n")
 		}
 		if network, ok := errors.AsType[net.Error](err); ok && network.Timeout() {
 			t.Errorf("still connected: %v", err)
@@ -175,7 +175,7 @@ func TestSlowClientsAreLetGo(t *testing.T) {
 func TestSlowBodiesTakeNoPlace(t *testing.T) {
 	t.Parallel()
 	const body = `{"email": "ada@example.com", "first_name": "Ada", "last_name": "Lovelace"}`
-	whole := fmt.Sprintf("POST /users HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n%s", len(body), body)
+	whole := fmt.Sprintf("POST /users HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n%s", len(body), body)
 	var arriving places
 	service := slowService(t, timeouts{header: never, body: never, whole: never, idle: never}, func(a *API) {
 		a.arriving = make(places, 3)
@@ -190,7 +190,7 @@ func TestSlowBodiesTakeNoPlace(t *testing.T) {
 		}
 		send(t, slowClient(t, service), bodyBegins)
 		for len(arriving) <= n { // until the service waits for it
-			send(t, fast, "GET /livez HTTP/1.1\r\nHost: x\r\n\r\n")
+			send(t, fast, "GET /livez HTTP/1.1\r\nHost: localhost\r\n\r\n")
 			wantStatus(t, answers, http.StatusOK)
 		}
 	}

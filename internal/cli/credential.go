@@ -14,12 +14,18 @@ func NewCredential(value string) Credential { return Credential{value: Secret(va
 // Now is the secret as its file has it at the moment. A file that can't be read any more leaves it as it was when the program started: it
 // may have been there for the start only.
 func (c Credential) Now() string {
-	if c.path != "" {
-		if value, err := readSecret(c.path); err == nil {
-			return value
-		}
+	if value, err := c.Read(); err == nil {
+		return value
 	}
 	return string(c.value)
+}
+
+// Read is the secret as its file has it at the moment.
+func (c Credential) Read() (string, error) {
+	if c.path == "" {
+		return string(c.value), nil
+	}
+	return readSecret(c.path)
 }
 
 // Path is the file that it comes from; empty: it comes from none.
