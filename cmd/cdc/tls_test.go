@@ -184,6 +184,25 @@ func TestTLSToPostgres(t *testing.T) {
 		}
 		d = l.start(t, "DATABASE_URL="+as(other.issue(t, "certified", nil)))
 		d.wait(t, toldClient)
+		d.stop(t)
+
+		// A renewed one is taken from its files without a restart: Postgres does not take the one of before any more.
+		client, renewing := own.issue(t, "certified", nil), newAuthority(t)
+		d = l.start(t, "DATABASE_URL="+as(client))
+		d.wait(t, `"message":"streaming"`)
+		renewed := renewing.issue(t, "certified", nil)
+		for from, to := range map[string]string{renewed.cert: client.cert, renewed.key: client.key} {
+			if err := os.Rename(from, to); err != nil {
+				t.Fatal(err)
+			}
+		}
+		s.present(t, own.issue(t, "server again", nil), renewing)
+		l.exec(t, `SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity WHERE usename = 'certified'`)
+		l.write(t, 100, 10)
+		l.allMarked(t)
+		if code := d.stop(t); code != 0 {
+			t.Errorf("exit code %d, want 0", code)
+		}
 	})
 }
 
