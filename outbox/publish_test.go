@@ -16,7 +16,6 @@ import (
 	"github.com/jackc/pgx/v5/pgxpool"
 
 	"github.com/sluicebox/sluicebox/internal/testdb"
-	"github.com/sluicebox/sluicebox/migrations"
 	"github.com/sluicebox/sluicebox/outbox"
 )
 
@@ -25,16 +24,15 @@ func TestMain(m *testing.M) { testdb.Main(m) }
 // open returns a pool on a fresh database that has the outbox.
 func open(tb testing.TB) *pgxpool.Pool {
 	tb.Helper()
-	db := testdb.New(tb)
-	if _, err := migrations.Postgres(tb.Context(), db.PostgresURL); err != nil {
-		tb.Fatal(err)
-	}
-	return db.Postgres(tb)
+	return testdb.Migrated(tb).Postgres(tb)
 }
 
 func publish(tb testing.TB, pool *pgxpool.Pool, events ...outbox.Event) {
 	tb.Helper()
 	if err := pgx.BeginFunc(tb.Context(), pool, func(tx pgx.Tx) error {
+		if _, err := tx.Exec(tb.Context(), `SET LOCAL ROLE sluicebox_api`); err != nil { // it may insert, and not read
+			return err
+		}
 		return outbox.Publish(tb.Context(), tx, events...)
 	}); err != nil {
 		tb.Fatal(err)

@@ -23,18 +23,36 @@ const patience = time.Hour // a lease that never becomes stale in a test
 
 func newPool(t *testing.T) (*pgxpool.Pool, string) {
 	t.Helper()
-	db := testdb.New(t)
-	if _, err := migrations.Postgres(t.Context(), db.PostgresURL); err != nil {
+	db := testdb.Migrated(t)
+	pool := db.Postgres(t)
+	exec(t, pool, `GRANT DELETE ON event_outbox TO sluicebox_daemon`) // for CDC_RETENTION
+	return pool, db.Slot(t)
+}
+
+// newLedger is a ledger with the rights that a daemon has.
+func newLedger(t *testing.T, pool *pgxpool.Pool, slot string) *ledger.Ledger {
+	t.Helper()
+	return ledger.New(as(t, pool, migrations.DaemonRole), slot, "public", "event_outbox")
+}
+
+// as is a pool of a role on the same database.
+func as(t *testing.T, pool *pgxpool.Pool, role string) *pgxpool.Pool {
+	t.Helper()
+	config := pool.Config()
+	config.ConnConfig.User = role
+	own, err := pgxpool.NewWithConfig(t.Context(), config)
+	if err != nil {
 		t.Fatal(err)
 	}
-	return db.Postgres(t), db.Slot(t)
+	t.Cleanup(own.Close)
+	return own
 }
 
 // leading is a ledger that leads, in a fresh database.
 func leading(t *testing.T) (*pgxpool.Pool, string, *ledger.Ledger) {
 	t.Helper()
 	pool, slot := newPool(t)
-	l := ledger.New(pool, slot, "public", "event_outbox")
+	l := newLedger(t, pool, slot)
 	lead(t, l, patience)
 	return pool, slot, l
 }
@@ -144,7 +162,7 @@ func TestSettleRefusedByAnotherConstraint(t *testing.T) {
 func TestFence(t *testing.T) {
 	t.Parallel()
 	pool, slot := newPool(t)
-	old := ledger.New(pool, slot, "public", "event_outbox")
+	old := newLedger(t, pool, slot)
 	first, _, err := old.TryLead(t.Context(), "old", patience)
 	if err != nil || first == nil {
 		t.Fatalf("not leading: %v", err)
@@ -154,7 +172,7 @@ func TestFence(t *testing.T) {
 	if err := old.Plan(t.Context(), planned); err != nil {
 		t.Fatal(err)
 	}
-	lead(t, ledger.New(pool, slot, "public", "event_outbox"), patience)
+	lead(t, newLedger(t, pool, slot), patience)
 
 	for name, do := range map[string]func() error{
 		"plan":           func() error { return old.Plan(t.Context(), publish(t, pool, 3)) },
@@ -352,7 +370,7 @@ func TestLead(t *testing.T) {
 		var group sync.WaitGroup
 		for range cap(leaders) {
 			group.Go(func() {
-				lead, standby, err := ledger.New(pool, slot, "public", "event_outbox").TryLead(t.Context(), "one of many", patience)
+				lead, standby, err := newLedger(t, pool, slot).TryLead(t.Context(), "one of many", patience)
 				if err != nil || (lead == nil) == (standby == nil) {
 					t.Errorf("lead %v, standby %v, %v", lead, standby, err)
 				}
@@ -373,16 +391,16 @@ func TestLead(t *testing.T) {
 	t.Run("a leader that ended is succeeded at once", func(t *testing.T) {
 		t.Parallel()
 		pool, slot := newPool(t)
-		first := lead(t, ledger.New(pool, slot, "public", "event_outbox"), patience)
+		first := lead(t, newLedger(t, pool, slot), patience)
 		first.Close(t.Context())
-		if second := lead(t, ledger.New(pool, slot, "public", "event_outbox"), patience); second.Epoch != first.Epoch+1 {
+		if second := lead(t, newLedger(t, pool, slot), patience); second.Epoch != first.Epoch+1 {
 			t.Errorf("epoch %d after %d", second.Epoch, first.Epoch)
 		}
 	})
 	t.Run("waits for a plan that is under way, and finds it", func(t *testing.T) {
 		t.Parallel()
 		pool, slot := newPool(t)
-		old := ledger.New(pool, slot, "public", "event_outbox")
+		old := newLedger(t, pool, slot)
 		lead(t, old, patience)
 		b := publish(t, pool, 3)
 		release := holdPlans(t, pool)
@@ -401,7 +419,7 @@ func TestLead(t *testing.T) {
 		found := make(chan int, 1)
 		go func() {
 			defer close(found)
-			next := ledger.New(pool, slot, "public", "event_outbox")
+			next := newLedger(t, pool, slot)
 			lead, standby, err := next.TryLead(t.Context(), "next", time.Nanosecond)
 			if lead == nil {
 				t.Errorf("not leading: %+v, %v", standby, err)
@@ -426,8 +444,8 @@ func TestLead(t *testing.T) {
 	t.Run("a leader whose lease is stale is succeeded, and its session ended", func(t *testing.T) {
 		t.Parallel()
 		pool, slot := newPool(t)
-		first := lead(t, ledger.New(pool, slot, "public", "event_outbox"), patience)
-		lead(t, ledger.New(pool, slot, "public", "event_outbox"), time.Nanosecond)
+		first := lead(t, newLedger(t, pool, slot), patience)
+		lead(t, newLedger(t, pool, slot), time.Nanosecond)
 		if err := first.Check(t.Context()); err == nil {
 			t.Error("the session of the old leader is still there")
 		}

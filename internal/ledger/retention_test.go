@@ -14,6 +14,7 @@ import (
 	"github.com/jackc/pgx/v5/pgxpool"
 
 	"github.com/sluicebox/sluicebox/internal/ledger"
+	"github.com/sluicebox/sluicebox/migrations"
 )
 
 func exec(t *testing.T, pool *pgxpool.Pool, sql string, args ...any) {
@@ -44,7 +45,7 @@ CREATE TABLE removed (id bigint, rightly boolean);
 CREATE FUNCTION witness() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
     INSERT INTO removed SELECT OLD.id, coalesce(OLD.processed AND OLD.processed_at < trimmed_before, false) FROM sluicebox.stream;
     RETURN OLD;
-END $$;
+END $$ SECURITY DEFINER;
 CREATE TRIGGER witness BEFORE DELETE ON event_outbox FOR EACH ROW EXECUTE FUNCTION witness()`)
 }
 
@@ -234,7 +235,12 @@ ALTER SEQUENCE ids OWNED BY event_outbox.id`)
 	}
 	exec(t, pool, `INSERT INTO event_outbox (event_type, environment, event_context, processed, processed_at)
 		SELECT 't', 'test', '{}', true, now() - interval '1 day' FROM generate_series(0, 55)`)
-	l := ledger.New(pool, slot, "public", "event_outbox")
+	// Only an owner may drop a partition.
+	exec(t, pool, `ALTER TABLE event_outbox OWNER TO sluicebox_owner; ALTER SEQUENCE ids OWNER TO sluicebox_owner`)
+	for i := range 7 {
+		exec(t, pool, fmt.Sprintf(`ALTER TABLE p%d OWNER TO sluicebox_owner`, i))
+	}
+	l := ledger.New(as(t, pool, migrations.OwnerRole), slot, "public", "event_outbox")
 	lead(t, l, patience)
 	return pool, slot, l
 }
