@@ -274,7 +274,7 @@ func TestOrderOfLooks(t *testing.T) {
 		if _, err := lock.Exec(t.Context(), `LOCK TABLE sluicebox.batch`); err != nil {
 			t.Fatal(err)
 		}
-		done := look(t, open(t, p.pg, p.config()))
+		done := look(t, open(t, p.daemon, p.config()))
 		tick := time.NewTicker(10 * time.Millisecond)
 		defer tick.Stop()
 		for waits := false; !waits; <-tick.C {
@@ -296,7 +296,7 @@ func TestOrderOfLooks(t *testing.T) {
 		p := delivered(t, 1000)
 		l, config := &link{hold: make(chan struct{}), held: make(chan struct{})}, p.config()
 		config.ClickHouseURL = l.through(t, p.db.ClickHouseURL)
-		a := open(t, p.pg, config)
+		a := open(t, p.daemon, config)
 		l.arm()
 		done := look(t, a)
 		<-l.held
@@ -395,19 +395,19 @@ func TestInterrupted(t *testing.T) {
 	t.Run("Postgres", func(t *testing.T) {
 		t.Parallel()
 		l := &link{limit: limit}
-		pool, err := pgxpool.New(t.Context(), l.through(t, p.db.PostgresURL))
+		pool, err := pgxpool.New(t.Context(), l.through(t, p.db.Daemon))
 		if err != nil {
 			t.Fatal(err)
 		}
 		t.Cleanup(pool.Close)
 		check(t, pool, p.config(), l)
 	})
-	for name, url := range map[string]string{"ClickHouse": p.db.ClickHouseURL, "ClickHouse over HTTP": p.db.ClickHouseHTTPURL} {
+	for name, url := range map[string]string{"ClickHouse": p.db.Warehouse, "ClickHouse over HTTP": p.db.WarehouseHTTP} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			l, config := &link{limit: limit}, p.config()
 			config.ClickHouseURL = l.through(t, url)
-			check(t, p.pg, config, l)
+			check(t, p.daemon, config, l)
 		})
 	}
 }
@@ -432,7 +432,7 @@ func TestSetup(t *testing.T) {
 			t.Parallel()
 			config := p.config()
 			c.change(&config)
-			_, err := audit.Open(t.Context(), p.pg, config)
+			_, err := audit.Open(t.Context(), p.daemon, config)
 			setup, ok := errors.AsType[*audit.SetupError](err)
 			if !ok || !strings.Contains(setup.Reason, c.want) || setup.Hint == "" {
 				t.Errorf("error %v, want a SetupError with %q and a hint", err, c.want)

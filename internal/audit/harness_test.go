@@ -21,15 +21,21 @@ const slot = "audited"
 
 // pair is both databases, with a stream that a daemon once led.
 type pair struct {
-	db *testdb.DB
-	pg *pgxpool.Pool
-	ch driver.Conn
+	db     *testdb.DB
+	pg     *pgxpool.Pool // an administrator's
+	ch     driver.Conn   // an administrator's
+	daemon *pgxpool.Pool // what an audit has: the rights of the daemon
 }
 
 func newPair(tb testing.TB) *pair {
 	tb.Helper()
 	db := testdb.Migrated(tb)
-	p := &pair{db: db, pg: db.Postgres(tb), ch: db.ClickHouse(tb)}
+	daemon, err := pgxpool.New(tb.Context(), db.Daemon)
+	if err != nil {
+		tb.Fatal(err)
+	}
+	tb.Cleanup(daemon.Close)
+	p := &pair{db: db, pg: db.Postgres(tb), ch: db.ClickHouse(tb), daemon: daemon}
 	p.exec(tb, `INSERT INTO sluicebox.stream (slot, outbox) VALUES ($1, 'public.event_outbox')`, slot)
 	return p
 }
@@ -85,7 +91,7 @@ func again(where, replaced string) string {
 
 func (p *pair) config() audit.Config {
 	return audit.Config{
-		ClickHouseURL: p.db.ClickHouseURL, Slot: slot, Schema: "public", Table: "event_outbox", TargetTable: "event_log", Patience: time.Millisecond,
+		ClickHouseURL: p.db.Warehouse, Slot: slot, Schema: "public", Table: "event_outbox", TargetTable: "event_log", Patience: time.Millisecond,
 	}
 }
 
@@ -105,7 +111,7 @@ func (p *pair) run(tb testing.TB, change ...func(*audit.Config)) *audit.Report {
 	for _, c := range change {
 		c(&config)
 	}
-	report, err := open(tb, p.pg, config).Run(tb.Context())
+	report, err := open(tb, p.daemon, config).Run(tb.Context())
 	if err != nil {
 		tb.Fatal(err)
 	}

@@ -95,7 +95,7 @@ func TestMain(m *testing.M) { testdb.Main(m) }
 // TestTimeouts holds that a time-out of the role does not end an audit early, and is back in force afterwards.
 func TestTimeouts(t *testing.T) {
 	t.Parallel()
-	config, err := pgxpool.ParseConfig(testdb.Migrated(t).PostgresURL)
+	config, err := pgxpool.ParseConfig(testdb.Migrated(t).Daemon)
 	if err != nil {
 		t.Fatal(err)
 	}

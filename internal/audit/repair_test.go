@@ -59,7 +59,7 @@ func TestRepair(t *testing.T) {
 		})
 		p.execClickHouse(t, `DELETE FROM event_log WHERE id IN (7, 8, 4500)`)
 		p.execClickHouse(t, again(`id = 9`, `id AS id`))
-		a := open(t, p.pg, p.config())
+		a := open(t, p.daemon, p.config())
 		report, err := a.Run(t.Context())
 		if err != nil {
 			t.Fatal(err)
@@ -84,7 +84,7 @@ func TestRepair(t *testing.T) {
 		p.exec(t, `INSERT INTO sluicebox.redelivery (slot, id) VALUES ($1, 8)`, slot)
 		for _, lease := range []string{`holder = NULL`, `holder = 'gone', heartbeat_at = now() - interval '31 seconds'`} {
 			p.exec(t, `UPDATE sluicebox.stream SET `+lease)
-			a := open(t, p.pg, p.config())
+			a := open(t, p.daemon, p.config())
 			report, err := a.Run(t.Context())
 			if err != nil {
 				t.Fatal(err)
@@ -106,7 +106,7 @@ func TestRepair(t *testing.T) {
 		p := delivered(t, 1000)
 		p.execClickHouse(t, `DELETE FROM event_log WHERE id = 7`)
 		p.exec(t, `UPDATE sluicebox.stream SET holder = 'busy', heartbeat_at = now()`)
-		a := open(t, p.pg, p.config())
+		a := open(t, p.daemon, p.config())
 		report, err := a.Run(t.Context())
 		if err != nil {
 			t.Fatal(err)
@@ -122,7 +122,7 @@ func TestRepair(t *testing.T) {
 	t.Run("with nothing missing nothing is asked for", func(t *testing.T) {
 		t.Parallel()
 		p := delivered(t, 1000)
-		a := open(t, p.pg, p.config())
+		a := open(t, p.daemon, p.config())
 		report, err := a.Run(t.Context())
 		if err != nil {
 			t.Fatal(err)
