@@ -29,9 +29,9 @@ func protocols(t *testing.T, test func(t *testing.T, db *testdb.DB, ch driver.Co
 		t.Run(protocol, func(t *testing.T) {
 			t.Parallel()
 			db := testdb.Migrated(t)
-			address := db.ClickHouseURL
+			address := db.Warehouse
 			if protocol == "http" {
-				address = db.ClickHouseHTTPURL
+				address = db.WarehouseHTTP
 			}
 			test(t, db, db.ClickHouse(t), address)
 		})
@@ -185,7 +185,7 @@ func TestWrite(t *testing.T) {
 		t.Parallel()
 		db := testdb.Migrated(t)
 		ch := db.ClickHouse(t)
-		c := open(t, db.ClickHouseURL, "event_log")
+		c := open(t, db.Warehouse, "event_log")
 		first, second := newBatch(t, c, 1, 10), newBatch(t, c, 100, 20)
 		second.Token = first.Token
 		for _, b := range []*batch.Batch{first, second} {
@@ -201,7 +201,7 @@ func TestWrite(t *testing.T) {
 		t.Parallel()
 		db := testdb.Migrated(t)
 		ch := db.ClickHouse(t)
-		c := open(t, db.ClickHouseURL, "event_log")
+		c := open(t, db.Warehouse, "event_log")
 		if warnings, err := c.Ready(t.Context()); err != nil || len(warnings) != 0 {
 			t.Fatalf("the table of the migrations: %q, %v", warnings, err)
 		}
@@ -221,7 +221,7 @@ func TestWrite(t *testing.T) {
 			event_context String, metadata_version UInt32, extra String DEFAULT 'x') ENGINE = MergeTree ORDER BY id`); err != nil {
 			t.Fatal(err)
 		}
-		c := open(t, db.ClickHouseURL, "mine")
+		c := open(t, db.Warehouse, "mine")
 		if err := c.Write(t.Context(), newBatch(t, c, 1, 10)); err != nil {
 			t.Fatal(err)
 		}
