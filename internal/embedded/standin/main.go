@@ -6,7 +6,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
+	"path/filepath"
 	"strings"
 	"time"
 
@@ -30,6 +32,10 @@ func main() { os.Exit(cli.Main("standin", run)) } //nolint:forbidigo // only mai
 func run(ctx context.Context) error {
 	password, err := secret("CLICKHOUSE_PASSWORD")
 	if err != nil {
+		return err
+	}
+	// Files in there add users. The embedded one looks for such a folder beside its own file of users.
+	if err := os.Symlink("/etc/clickhouse-server/users.d", filepath.Join(data, "users.d")); err != nil && !errors.Is(err, fs.ErrExist) {
 		return err
 	}
 	server, err := embedded.StartClickHouse(ctx, embedded.ClickHouseOptions{
