@@ -27,6 +27,7 @@ type patient struct {
 	pg     *pgxpool.Pool // an administrator's
 	ch     driver.Conn
 	config Config
+	stream *replication.Stream // reads the slot; nil: nobody does
 }
 
 const (
@@ -85,7 +86,11 @@ func (p *patient) read(t *testing.T, from uint64) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	p.stream = stream
 	t.Cleanup(func() {
+		if p.stream == nil {
+			return
+		}
 		select {
 		case <-stream.Done():
 			t.Errorf("the stream has ended before the test: %v", stream.Err())
@@ -93,6 +98,12 @@ func (p *patient) read(t *testing.T, from uint64) {
 			stream.Close()
 		}
 	})
+}
+
+// leave ends the reading of the slot.
+func (p *patient) leave() {
+	p.stream.Close()
+	p.stream = nil
 }
 
 // exec runs statements of an administrator.
