@@ -133,7 +133,7 @@ func TestBackfill(t *testing.T) {
 		l.exec(t, `SELECT pg_terminate_backend(active_pid, 5000), pg_drop_replication_slot(slot_name) FROM pg_replication_slots WHERE slot_name = $1`, l.slot)
 		l.write(t, 100, 10)
 		l.allMarked(t)
-		d.wait(t, "the slot is missing", "the slot no longer holds every event")
+		d.wait(t, "the slot does not hold every event any more") // found missing before it was read, or then
 	})
 	t.Run("a slot that somebody moved forward is healed from the table", func(t *testing.T) {
 		t.Parallel()
