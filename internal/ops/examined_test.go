@@ -2,8 +2,8 @@ package ops_test
 
 import (
 	"context"
-	"io"
 	"strings"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -25,18 +25,40 @@ func report(findings ...doctor.Finding) *doctor.Report {
 	return r
 }
 
-// examine has a doctor look beside the test who makes these reports, and the last one from then on. It returns how often it has looked.
-func examine(t *testing.T, m *ops.Metrics, log io.Writer, reports ...*doctor.Report) *int {
+// examination is a doctor at work beside the test, and what was logged of it.
+type examination struct {
+	mu     sync.Mutex
+	looked int
+	log    strings.Builder
+}
+
+func (e *examination) Write(line []byte) (int, error) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	return e.log.Write(line)
+}
+
+// seen is how often the doctor has looked, and what was logged since this was last asked.
+func (e *examination) seen() (looked int, logged string) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	defer e.log.Reset()
+	return e.looked, e.log.String()
+}
+
+// examine has a doctor look beside the test who makes these reports, and the last one from then on.
+func examine(t *testing.T, m *ops.Metrics, reports ...*doctor.Report) *examination {
 	t.Helper()
-	looked := new(int)
+	e := new(examination)
 	beside(t, func(ctx context.Context) {
 		m.Examine(ctx, func(context.Context) *doctor.Report {
-			r := reports[min(*looked, len(reports)-1)]
-			*looked++
-			return r
-		}, zerolog.New(log))
+			e.mu.Lock()
+			defer e.mu.Unlock()
+			e.looked++
+			return reports[min(e.looked, len(reports))-1]
+		}, zerolog.New(e))
 	})
-	return looked
+	return e
 }
 
 func TestExamine(t *testing.T) {
@@ -46,14 +68,13 @@ func TestExamine(t *testing.T) {
 	t.Run("every five minutes, and a finding is logged once until it is mended", func(t *testing.T) {
 		t.Parallel()
 		synctest.Test(t, func(t *testing.T) {
-			var log strings.Builder
-			looked := examine(t, streaming(), &log, report(fsync), report(fsync), report(fsync, disk), report(disk), report(fsync, disk))
+			e := examine(t, streaming(), report(fsync), report(fsync), report(fsync, disk), report(disk), report(fsync, disk))
 			for i, want := range []string{"postgres.fsync", "", "target.disk", "", "postgres.fsync", ""} {
 				synctest.Wait()
-				if n := strings.Count(log.String(), "\n"); *looked != i+1 || want == "" && n > 0 || want != "" && (n != 1 || !strings.Contains(log.String(), want)) {
-					t.Errorf("look %d of %d: it logged %q, want %q", i+1, *looked, log.String(), want)
+				looked, logged := e.seen()
+				if n := strings.Count(logged, "\n"); looked != i+1 || want == "" && n > 0 || want != "" && (n != 1 || !strings.Contains(logged, want)) {
+					t.Errorf("look %d of %d: it logged %q, want %q", i+1, looked, logged, want)
 				}
-				log.Reset()
 				after(5 * time.Minute)
 			}
 		})
@@ -61,16 +82,16 @@ func TestExamine(t *testing.T) {
 	t.Run("soon again while a database is away", func(t *testing.T) {
 		t.Parallel()
 		synctest.Test(t, func(t *testing.T) {
-			var log strings.Builder
 			m := streaming()
 			away := report(fsync, doctor.Finding{Check: "clickhouse.reachable", Result: doctor.Fail})
-			looked := examine(t, m, &log, away, away, report(fsync))
+			e := examine(t, m, away, away, report(fsync))
 			after(20 * time.Second)
-			if *looked != 2 || log.Len() > 0 {
-				t.Errorf("it looked %d times and logged %q, want 2 and nothing", *looked, log.String())
+			if looked, logged := e.seen(); looked != 2 || logged != "" {
+				t.Errorf("it looked %d times and logged %q, want 2 and nothing", looked, logged)
 			}
 			after(20 * time.Second)
-			has(t, log.String(), "postgres.fsync")
+			_, logged := e.seen()
+			has(t, logged, "postgres.fsync")
 			has(t, shown(t, pageOf(m, healthy(), true)), "0 failed, 1 warned")
 		})
 	})
@@ -79,12 +100,12 @@ func TestExamine(t *testing.T) {
 		synctest.Test(t, func(t *testing.T) {
 			m := ops.NewMetrics(cli.Build{})
 			m.State(pipeline.Starting, "")
-			looked := examine(t, m, io.Discard, report(fsync))
+			e := examine(t, m, report(fsync))
 			after(20 * time.Second)
 			m.State(pipeline.Streaming, "")
 			after(5 * time.Minute)
-			if *looked != 3 {
-				t.Errorf("it looked %d times, want 3: before and after it began, and not again for five minutes", *looked)
+			if looked, _ := e.seen(); looked != 3 {
+				t.Errorf("it looked %d times, want 3: before and after it began, and not again for five minutes", looked)
 			}
 		})
 	})

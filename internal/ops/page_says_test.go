@@ -2,7 +2,6 @@ package ops_test
 
 import (
 	"errors"
-	"io"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -113,7 +112,7 @@ func TestPageSays(t *testing.T) {
 		"what a doctor has found, failures first": {
 			func(t *testing.T, m *ops.Metrics, _ *books) {
 				t.Helper()
-				examine(t, m, io.Discard, report(
+				examine(t, m, report(
 					doctor.Finding{Check: "postgres.fsync", Result: doctor.Warn, Seen: "fsync is <off>", Wanted: "on", Mend: "ALTER SYSTEM SET fsync = on"},
 					doctor.Finding{Check: "target.ttl", Result: doctor.OK, Seen: "none"},
 					doctor.Finding{Check: "target.disk", Result: doctor.Fail, Seen: "1 MB left", Wanted: "space for events", Mend: "make room"},
@@ -129,14 +128,14 @@ func TestPageSays(t *testing.T) {
 		"that a doctor has found nothing": {
 			func(t *testing.T, m *ops.Metrics, _ *books) {
 				t.Helper()
-				examine(t, m, io.Discard, report(doctor.Finding{Check: "target.ttl", Result: doctor.OK}))
+				examine(t, m, report(doctor.Finding{Check: "target.ttl", Result: doctor.OK}))
 			},
 			[]string{"<title>Fine", "are as they should be"},
 		},
 		"that no doctor has looked": {
 			func(t *testing.T, m *ops.Metrics, _ *books) {
 				t.Helper()
-				examine(t, m, io.Discard, report(doctor.Finding{Check: "clickhouse.reachable", Result: doctor.Fail}))
+				examine(t, m, report(doctor.Finding{Check: "clickhouse.reachable", Result: doctor.Fail}))
 			},
 			[]string{"not looked yet"},
 		},
