@@ -13,6 +13,7 @@ import (
 	"github.com/rs/zerolog"
 
 	"github.com/sluicebox/sluicebox/internal/cli"
+	"github.com/sluicebox/sluicebox/internal/loopback"
 )
 
 // keysAge is for how long keys are taken for what their file has.
@@ -146,7 +147,7 @@ func requireKey(ring *keyring) func(http.Handler) http.Handler {
 // localOnly refuses requests that ask for another name than this machine's.
 func localOnly(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		if !cli.LocalHost(r.Host) {
+		if !loopback.Host(r.Host) {
 			fail(w, r, errNotLocal)
 			return
 		}

@@ -69,6 +69,8 @@ type Batch struct {
 	SealedBy  Cause
 	Commits   []Commit // of the stream's rows; none: they came from the table
 
+	room []outbox.Row // what Rows were gathered in, for [Builder.Reuse]
+
 	// What planning adds.
 	Began    time.Time // when it was taken up
 	Seq      int64
@@ -81,14 +83,22 @@ type Batch struct {
 	Stored  time.Time // when ClickHouse had confirmed the last of it
 }
 
-// Size is what a row counts towards the limit of bytes: the memory that it takes in a batch.
+// Size is what a row counts towards the limit of bytes: the memory that it takes, as a row of a batch and once more in the block that
+// ClickHouse gets.
 func Size(r *outbox.Row) int {
-	const row, more = int(unsafe.Sizeof(*r) + unsafe.Sizeof(r.ID)), int(unsafe.Sizeof(outbox.Column{}))
-	size := len(r.Context) + len(r.Type) + len(r.Environment) + len(r.TraceContext) + row
+	const (
+		row     = int(unsafe.Sizeof(*r) + unsafe.Sizeof(r.ID))
+		columns = 64 // of the block, but for texts: numbers, times, and where texts begin and end
+		more    = int(unsafe.Sizeof(outbox.Column{}))
+		copies  = 2
+	)
+	texts := len(r.Context) + len(r.TraceContext)
+	size := row + columns + len(r.Type) + len(r.Environment) // these two repeat, and are there once
 	for _, column := range r.More {
-		size += len(column.Text) + more
+		texts += len(column.Text)
+		size += more
 	}
-	return size
+	return size + copies*texts
 }
 
 // Partition is the ClickHouse partition of an event time: toYYYYMM(t), in UTC.

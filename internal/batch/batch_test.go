@@ -1,6 +1,7 @@
 package batch
 
 import (
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -150,5 +151,46 @@ func TestReject(t *testing.T) {
 				t.Errorf("reject gave %q", reason)
 			}
 		})
+	}
+}
+
+// TestReuse gathers batches of many sizes, each while the one before it is still in use, in the room of earlier ones.
+func TestReuse(t *testing.T) {
+	t.Parallel()
+	b := NewBuilder(Limits{Rows: 5000, Bytes: 1 << 20, Delay: time.Hour})
+	var before *Batch
+	rooms := map[*outbox.Row]bool{}
+	id := int64(0)
+	done := func(sealed *Batch) {
+		for i := range sealed.Rows {
+			if diff := cmp.Diff(row(sealed.IDs[i], day, strconv.FormatInt(sealed.IDs[i], 10)), &sealed.Rows[i]); diff != "" {
+				t.Fatalf("row %d of a batch of %d: %s", i, len(sealed.Rows), diff)
+			}
+		}
+		b.Reuse(sealed)
+		if sealed.Rows != nil {
+			t.Fatal("a batch keeps rows whose room was taken back")
+		}
+	}
+	for _, size := range []int{2500, 3000, 10, 1500, 1, 2000, 2999, 1024, 2500} {
+		for range size {
+			b.Add(row(id, day, strconv.FormatInt(id, 10)))
+			id++
+		}
+		sealed := b.Seal(ByDelay)
+		if len(sealed.Rows) != size || len(sealed.IDs) != size {
+			t.Fatalf("%d rows and %d ids of %d", len(sealed.Rows), len(sealed.IDs), size)
+		}
+		if size > 1024 {
+			rooms[&sealed.Rows[0]] = true
+		}
+		if before != nil {
+			done(before)
+		}
+		before = sealed
+	}
+	done(before)
+	if len(rooms) > 2 {
+		t.Errorf("large batches lay in %d rooms, want 2 in turns", len(rooms))
 	}
 }

@@ -18,6 +18,7 @@ type Limits struct {
 type Builder struct {
 	limits Limits
 	next   Batch
+	spare  []outbox.Row // room for the rows of the next batch
 	since  time.Time
 }
 
@@ -63,9 +64,25 @@ func (b *Builder) Add(r *outbox.Row) {
 	if len(b.next.Rows) == 0 {
 		b.next.Partition = Partition(r.Time)
 	}
+	b.grow()
 	b.next.Rows = append(b.next.Rows, *r)
 	b.next.IDs = append(b.next.IDs, r.ID)
 	b.next.Bytes += Size(r)
+}
+
+// grow makes room for one more row. Once a batch seems to become a large one, it gets its whole room at once: what append leaves behind
+// while it grows by quarters is four times that.
+func (b *Builder) grow() {
+	const large = 1024
+	n := len(b.next.Rows)
+	switch {
+	case n < cap(b.next.Rows):
+	case cap(b.spare) > n:
+		b.next.Rows, b.spare = append(b.spare, b.next.Rows...), nil
+	case n >= large:
+		want := n * b.limits.Bytes / b.next.Bytes // if the rows to come are like these
+		b.next.Rows = slices.Grow(b.next.Rows, max(min(want+want/16, b.limits.Rows)-n, 1))
+	}
 }
 
 // AddCommitted is Add for a row of the stream, which was committed at a time, in microseconds since 1970.
@@ -102,12 +119,19 @@ func (b *Builder) Commit(lsn uint64) { b.next.AckLSN = lsn }
 // Seal returns what was gathered and starts anew.
 func (b *Builder) Seal(cause Cause) *Batch {
 	sealed := b.next
-	sealed.SealedBy = cause
-	b.next = Batch{
-		Rows: make([]outbox.Row, 0, min(len(sealed.Rows), b.limits.Rows)),
-		IDs:  make([]int64, 0, min(len(sealed.IDs), b.limits.Rows)),
-	}
+	sealed.SealedBy, sealed.room = cause, sealed.Rows
+	b.next = Batch{IDs: make([]int64, 0, min(len(sealed.IDs), b.limits.Rows))}
 	return &sealed
+}
+
+// Reuse takes back the room of a batch's rows, which nothing may refer to any more. Without it each batch leaves half its size to the
+// garbage collector.
+func (b *Builder) Reuse(sealed *Batch) {
+	if cap(sealed.room) > cap(b.spare) {
+		clear(sealed.room) // what the rows refer to is free now
+		b.spare = sealed.room[:0]
+	}
+	sealed.Rows, sealed.Rest, sealed.room = nil, nil, nil
 }
 
 // sameColumns says whether two rows have the same columns. Those of one batch have.

@@ -3,11 +3,11 @@ package cli
 import (
 	"fmt"
 	"net"
-	"net/netip"
 	"strconv"
-	"strings"
 
 	"github.com/dustin/go-humanize"
+
+	"github.com/sluicebox/sluicebox/internal/loopback"
 )
 
 // hidden is printed in the place of a secret.
@@ -70,21 +70,4 @@ func (a *Addr) UnmarshalText(text []byte) error {
 }
 
 // Loopback tells whether only programs of the same machine (in Kubernetes: of the same pod) can reach the address.
-func (a Addr) Loopback() bool {
-	host, _, err := net.SplitHostPort(string(a))
-	return err == nil && LocalHost(host)
-}
-
-// LocalHost tells whether a host, or the Host header of a request, names this machine as only its own programs do: localhost, or an address of
-// loopback. What is served on loopback alone may refuse other names: a web page elsewhere can have its own name point here (DNS rebinding),
-// and would then count as the same origin.
-func LocalHost(host string) bool {
-	if name, _, err := net.SplitHostPort(host); err == nil {
-		host = name
-	}
-	if host == "localhost" {
-		return true
-	}
-	ip, err := netip.ParseAddr(strings.Trim(host, "[]"))
-	return err == nil && ip.Unmap().IsLoopback()
-}
+func (a Addr) Loopback() bool { return loopback.Host(string(a)) }

@@ -38,7 +38,7 @@ func hostChecks() []check {
 
 // memoryFor is what the daemon takes at its peak, about: a batch that is gathered and one on its way, each as rows and in the client's buffers,
 // and what does not depend on batches. docs/bench.md has what was measured.
-func memoryFor(batch int64) int64 { return 64<<20 + 8*batch }
+func memoryFor(batch int64) int64 { return 48<<20 + 4*batch }
 
 func memory(_ context.Context, l *look) Finding {
 	has, need := l.config.Host.Memory, memoryFor(l.config.BatchBytes)

@@ -10,9 +10,9 @@ import (
 
 func hostIllnesses() []illness {
 	return []illness{
-		{check: "host.memory", seen: "the limit is 134 MB", config: func(c *Config) { c.Host.Memory = 128 << 20 }},
+		{check: "host.memory", seen: "the limit is 67 MB", config: func(c *Config) { c.Host.Memory = 64 << 20 }},
 		{check: "host.go_memory_limit", seen: "more than the limit", config: func(c *Config) { c.Host.GoMemory = 2 << 30 }},
-		{check: "host.go_memory_limit", seen: "collecting garbage", config: func(c *Config) { c.Host.GoMemory = 64 << 20 }},
+		{check: "host.go_memory_limit", seen: "collecting garbage", config: func(c *Config) { c.Host.GoMemory = 48 << 20 }},
 		{check: "host.open_files", seen: "64 files", config: func(c *Config) { c.Host.OpenFiles = 64 }},
 		{check: "host.clock", seen: "nothing keeps the clock", config: func(c *Config) { c.Host.Clock = ClockAdrift }},
 		{check: "clocks.postgres", seen: "of Postgres and of this host are 65 s apart", plant: func(l *look) { l.server.ahead = -65 * time.Second }},

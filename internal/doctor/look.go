@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"math"
-	"net"
 	"strings"
 	"time"
 
@@ -17,6 +16,7 @@ import (
 	"github.com/jackc/pgx/v5/pgxpool"
 
 	"github.com/sluicebox/sluicebox/internal/churl"
+	"github.com/sluicebox/sluicebox/internal/loopback"
 	"github.com/sluicebox/sluicebox/internal/replication"
 	"github.com/sluicebox/sluicebox/internal/sink"
 )
@@ -113,12 +113,7 @@ func (l *look) role() string { return pgx.Identifier{l.server.role}.Sanitize() }
 
 // local says whether only programs of the same machine see what goes to an address.
 func local(address string) bool {
-	host, _, err := net.SplitHostPort(address)
-	if err != nil {
-		return address == "" || address[0] == '/' || address[0] == '@' // a Unix socket
-	}
-	ip := net.ParseIP(host)
-	return host == "localhost" || ip != nil && ip.IsLoopback()
+	return address == "" || address[0] == '/' || address[0] == '@' || loopback.Host(address) // the first three: a Unix socket
 }
 
 // offset is by how much a server's clock is ahead of ours, from one answer of its.

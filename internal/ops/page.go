@@ -18,6 +18,7 @@ import (
 
 	"github.com/sluicebox/sluicebox/internal/cli"
 	"github.com/sluicebox/sluicebox/internal/ledger"
+	"github.com/sluicebox/sluicebox/internal/loopback"
 )
 
 var (
@@ -98,7 +99,7 @@ func (p *Page) protect(next http.Handler) http.Handler {
 		h.Set("Cross-Origin-Opener-Policy", "same-origin")
 		h.Set("Cross-Origin-Resource-Policy", "same-origin")
 		h.Set("Cache-Control", "no-store")
-		if p.config.Loopback && !cli.LocalHost(r.Host) {
+		if p.config.Loopback && !loopback.Host(r.Host) {
 			say(w, http.StatusMisdirectedRequest, "this page answers to localhost, 127.0.0.1 and [::1] only, "+
 				"because CDC_ADMIN_ADDR is an address of this machine alone; a proxy in front of it must ask for one of these names")
 			return

@@ -5,12 +5,13 @@ package pgurl
 import (
 	"errors"
 	"io/fs"
-	"net"
 	"slices"
 	"strings"
 
 	"github.com/jackc/pgx/v5/pgconn"
 	"github.com/jackc/pgx/v5/pgxpool"
+
+	"github.com/sluicebox/sluicebox/internal/loopback"
 )
 
 // Renew gives a connection that is about to be opened user, password and certificates as url, and the files that it names, have them now.
@@ -64,7 +65,7 @@ func Plain(url string) string {
 		return ""
 	}
 	for _, s := range servers(config) {
-		if ip := net.ParseIP(s.host); !s.encrypted && s.host != "localhost" && !strings.HasPrefix(s.host, "/") && (ip == nil || !ip.IsLoopback()) {
+		if !s.encrypted && !strings.HasPrefix(s.host, "/") && !loopback.Host(s.host) {
 			return s.host
 		}
 	}

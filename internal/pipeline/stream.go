@@ -200,6 +200,7 @@ func (f *flow) wroteOne() {
 	f.writing, f.planning, f.hand.writing = nil, false, 0
 	if b.SealedBy != batch.ByRequest { // those are settled by now
 		f.written = append(f.written, b)
+		f.builder.Reuse(b)
 	}
 	f.rest()
 }

@@ -38,17 +38,22 @@ func allColumns() []targetColumn {
 	}
 }
 
-// varying fills a column whose values differ from row to row: all at once, which costs the client least.
+// varying fills a column whose values differ from row to row: many at once, which costs the client least.
 func varying[T any](value func(*outbox.Row) T) filler {
+	const many = 4096
 	var values []T // used again for each batch
 	return func(_ *ClickHouse, b *batch.Batch, column driver.BatchColumn, _ columns.Interface) error {
-		values = slices.Grow(values[:0], len(b.Rows))
-		for i := range b.Rows {
-			values = append(values, value(&b.Rows[i]))
+		for rows := range slices.Chunk(b.Rows, many) {
+			values = values[:0]
+			for i := range rows {
+				values = append(values, value(&rows[i]))
+			}
+			if err := column.Append(values); err != nil { // copies them
+				return err
+			}
 		}
-		err := column.Append(values) // copies them
-		clear(values)                // so that the batch is not kept
-		return err
+		clear(values[:cap(values)]) // so that the batch is not kept
+		return nil
 	}
 }
 
@@ -74,7 +79,6 @@ func repeating[T comparable](value func(*ClickHouse, *batch.Batch, *outbox.Row) 
 // at once, by one value that is thrown away.
 func contexts() filler {
 	anyType := varying(func(r *outbox.Row) []byte { return r.Context })
-	var room zeros
 	return func(c *ClickHouse, b *batch.Batch, column driver.BatchColumn, raw columns.Interface) error {
 		text, ok := raw.(*columns.String)
 		if !ok {
@@ -84,11 +88,7 @@ func contexts() filler {
 		for i := range b.Rows {
 			size += len(b.Rows[i].Context)
 		}
-		need, err := room.of(size)
-		if err != nil {
-			return err
-		}
-		if err := text.AppendRow(&need); err != nil {
+		if err := zeros(size, func(room []byte) error { return text.AppendRow(&room) }); err != nil {
 			return err
 		}
 		text.Reset()

@@ -18,6 +18,7 @@ import (
 
 	"github.com/sluicebox/sluicebox/internal/batch"
 	"github.com/sluicebox/sluicebox/internal/churl"
+	"github.com/sluicebox/sluicebox/internal/loopback"
 	"github.com/sluicebox/sluicebox/outbox"
 )
 
@@ -42,6 +43,8 @@ const (
 	queryTimeout = time.Minute
 	// writeTimeout bounds an insert. Beyond it the outcome is unknown and the connection is given up.
 	writeTimeout = time.Minute
+	// sendAt is how many bytes of a block are gathered before they are sent, as long as whole columns allow it.
+	sendAt = 256 << 10
 )
 
 // DefaultDeadline is how long after planning ClickHouse accepts a batch, unless told otherwise: long enough for a few tries.
@@ -63,9 +66,8 @@ func New(url func() string, table, source string, deadline time.Duration) (*Clic
 	if options.ReadTimeout == 0 || options.ReadTimeout > writeTimeout {
 		options.ReadTimeout = writeTimeout
 	}
-	if options.Compression == nil {
-		options.Compression = &clickhouse.Compression{Method: clickhouse.CompressionLZ4}
-	}
+	compress(options)
+	options.MaxCompressionBuffer = sendAt
 	churl.Follow(options, url)
 	options.ConnMaxLifetime = time.Hour
 	options.ClientInfo.Products = append(options.ClientInfo.Products, struct{ Name, Version string }{"sluicebox", ""})
@@ -81,6 +83,13 @@ func New(url func() string, table, source string, deadline time.Duration) (*Clic
 		}
 	}
 	return c, nil
+}
+
+// compress has blocks compressed, unless the URL says how: it costs processor time and memory on both sides, and pays on a network only.
+func compress(options *clickhouse.Options) {
+	if options.Compression == nil && slices.ContainsFunc(options.Addr, func(addr string) bool { return !loopback.Host(addr) }) {
+		options.Compression = &clickhouse.Compression{Method: clickhouse.CompressionLZ4}
+	}
 }
 
 // Close gives all connections up.

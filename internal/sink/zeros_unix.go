@@ -3,29 +3,19 @@
 package sink
 
 import (
+	"errors"
 	"fmt"
 	"syscall"
 )
 
-// zeros are bytes that are read only. They cost addresses and no memory: all of them are the kernel's one page of zeros.
-type zeros struct{ pages []byte }
-
-// of returns size of them, valid until the next call.
-func (z *zeros) of(size int) ([]byte, error) {
-	const unit = 1 << 20
-	if size <= len(z.pages) {
-		return z.pages[:size], nil
+// zeros lends so many bytes that are read only. They are not the garbage collector's: a batch's worth of them is gone as soon as it was used.
+func zeros(size int, use func([]byte) error) error {
+	if size == 0 {
+		return nil
 	}
-	if z.pages != nil {
-		if err := syscall.Munmap(z.pages); err != nil {
-			return nil, fmt.Errorf("give addresses back: %w", err)
-		}
-		z.pages = nil
-	}
-	pages, err := syscall.Mmap(-1, 0, (size+unit-1)/unit*unit, syscall.PROT_READ, syscall.MAP_PRIVATE|syscall.MAP_ANON)
+	pages, err := syscall.Mmap(-1, 0, size, syscall.PROT_READ, syscall.MAP_PRIVATE|syscall.MAP_ANON)
 	if err != nil {
-		return nil, fmt.Errorf("map %d bytes of zeros: %w", size, err)
+		return fmt.Errorf("map %d bytes of zeros: %w", size, err)
 	}
-	z.pages = pages
-	return z.pages[:size], nil
+	return errors.Join(use(pages), syscall.Munmap(pages))
 }
