@@ -55,7 +55,7 @@ func (s *stage) open(ctx context.Context) (err error) {
 	if s.ch, err = embedded.StartClickHouse(ctx, embedded.ClickHouseOptions{}); err != nil {
 		return err
 	}
-	if _, err := migrations.Apply(ctx, s.pg.URL("postgres"), s.ch.URL("default")); err != nil {
+	if _, err := migrations.Apply(ctx, s.pg.URL("postgres"), s.ch.URL("default"), migrations.Single); err != nil {
 		return err
 	}
 	if s.admin, err = pgxpool.New(ctx, s.pg.SocketURL("postgres")); err != nil {

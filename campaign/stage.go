@@ -142,7 +142,7 @@ func (s *stage) openStores(ctx context.Context) (err error) {
 	if err != nil {
 		return err
 	}
-	if _, err := migrations.Apply(ctx, s.pg.URL("postgres"), s.ch.URL("default")); err != nil {
+	if _, err := migrations.Apply(ctx, s.pg.URL("postgres"), s.ch.URL("default"), migrations.Single); err != nil {
 		return err
 	}
 	if s.admin, err = pgxpool.New(ctx, s.pg.URL("postgres")+"&pool_max_conns=16&connect_timeout=5&synchronous_commit=local"); err != nil {

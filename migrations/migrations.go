@@ -11,6 +11,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"strings"
 
 	"github.com/ClickHouse/clickhouse-go/v2"
 	"github.com/jackc/pgx/v5"
@@ -21,7 +22,7 @@ import (
 	"github.com/sluicebox/sluicebox/internal/churl"
 )
 
-//go:embed postgres/*.sql clickhouse/*.sql
+//go:embed postgres/*.sql clickhouse/*.sql clickhouse-replicated/*.sql
 var files embed.FS
 
 // The tables of applied migrations. They have names of our own because the service that owns the database may use goose too.
@@ -36,15 +37,27 @@ const advisoryLock int64 = 0x736c756963656278
 // ErrNewer says that a database was migrated by a later release than this one, which can't know what it would break there.
 var ErrNewer = errors.New("the database schema is newer than this program")
 
+// ErrLayout says that the table of events was made in another layout.
+var ErrLayout = errors.New("the table has another layout")
+
 // Applied is one migration that was applied.
 type Applied struct {
 	Database string // postgres or clickhouse
 	Name     string // file name
 }
 
+// Layout says how the table of events lies in ClickHouse.
+type Layout string
+
+// The layouts.
+const (
+	Single     Layout = "single"     // a MergeTree on the server that is asked
+	Replicated Layout = "replicated" // a ReplicatedMergeTree on every server of a cluster, and a Distributed table over them
+)
+
 // Apply brings both databases to the schema of this program and returns what it did, in order. It waits for another
 // migrating program, bounded by ctx. A database with a newer schema gives [ErrNewer] and is left alone.
-func Apply(ctx context.Context, postgresURL, clickHouseURL string) ([]Applied, error) {
+func Apply(ctx context.Context, postgresURL, clickHouseURL string, layout Layout) ([]Applied, error) {
 	return locked(ctx, postgresURL, func(db *sql.DB) ([]Applied, error) {
 		options, err := churl.Parse(clickHouseURL)
 		if err != nil {
@@ -56,11 +69,18 @@ func Apply(ctx context.Context, postgresURL, clickHouseURL string) ([]Applied, e
 			return nil, fmt.Errorf("connect to ClickHouse: %w", err)
 		}
 
-		done, err := up(ctx, db, goose.DialectPostgres, "postgres", postgresVersions)
+		done, err := up(ctx, db, goose.DialectPostgres, "postgres", "postgres", postgresVersions)
 		if err != nil {
 			return done, err
 		}
-		more, err := up(ctx, ch, goose.DialectClickHouse, "clickhouse", clickHouseVersions)
+		folder := "clickhouse"
+		if layout == Replicated {
+			folder = "clickhouse-replicated"
+		}
+		more, err := up(ctx, ch, goose.DialectClickHouse, "clickhouse", folder, clickHouseVersions)
+		if err == nil {
+			err = laidOut(ctx, ch, layout)
+		}
 		return append(done, more...), err
 	})
 }
@@ -68,7 +88,7 @@ func Apply(ctx context.Context, postgresURL, clickHouseURL string) ([]Applied, e
 // Postgres is [Apply] for the Postgres side alone: all that a service needs which only writes events.
 func Postgres(ctx context.Context, url string) ([]Applied, error) {
 	return locked(ctx, url, func(db *sql.DB) ([]Applied, error) {
-		return up(ctx, db, goose.DialectPostgres, "postgres", postgresVersions)
+		return up(ctx, db, goose.DialectPostgres, "postgres", "postgres", postgresVersions)
 	})
 }
 
@@ -126,33 +146,48 @@ func beside(ctx context.Context, conn *pgx.Conn) error {
 	return err
 }
 
-func up(ctx context.Context, db *sql.DB, dialect goose.Dialect, folder, versions string) ([]Applied, error) {
+// laidOut looks whether an earlier migration has made the table in another layout: the versions of both have the same numbers.
+func laidOut(ctx context.Context, db *sql.DB, layout Layout) error {
+	var engine string
+	err := db.QueryRowContext(ctx, `SELECT engine FROM system.tables WHERE database = currentDatabase() AND name = 'event_log'`).Scan(&engine)
+	switch {
+	case errors.Is(err, sql.ErrNoRows):
+		return nil // dropped, which is its operator's to know
+	case err != nil:
+		return fmt.Errorf("read the engine of event_log: %w", err)
+	case layout == Replicated && !strings.HasPrefix(engine, "Replicated") && !strings.HasPrefix(engine, "Shared"):
+		return fmt.Errorf("%w: event_log is a %s on this server alone", ErrLayout, engine)
+	}
+	return nil
+}
+
+func up(ctx context.Context, db *sql.DB, dialect goose.Dialect, name, folder, versions string) ([]Applied, error) {
 	sources, err := fs.Sub(files, folder)
 	if err != nil {
 		return nil, fmt.Errorf("open migrations: %w", err)
 	}
 	store, err := database.NewStore(database.Dialect(dialect), versions)
 	if err != nil {
-		return nil, fmt.Errorf("open the table of %s migrations: %w", folder, err)
+		return nil, fmt.Errorf("open the table of %s migrations: %w", name, err)
 	}
 	provider, err := goose.NewProvider("", db, sources, goose.WithStore(store), goose.WithDisableGlobalRegistry(true))
 	if err != nil {
-		return nil, fmt.Errorf("read %s migrations: %w", folder, err)
+		return nil, fmt.Errorf("read %s migrations: %w", name, err)
 	}
 	has, wants, err := provider.GetVersions(ctx)
 	if err != nil {
-		return nil, fmt.Errorf("read the version of the %s schema: %w", folder, err)
+		return nil, fmt.Errorf("read the version of the %s schema: %w", name, err)
 	}
 	if has > wants {
-		return nil, fmt.Errorf("%w: %s has version %d, this program knows %d", ErrNewer, folder, has, wants)
+		return nil, fmt.Errorf("%w: %s has version %d, this program knows %d", ErrNewer, name, has, wants)
 	}
 	results, err := provider.Up(ctx)
 	done := make([]Applied, 0, len(results))
 	for _, result := range results {
-		done = append(done, Applied{Database: folder, Name: result.Source.Path})
+		done = append(done, Applied{Database: name, Name: result.Source.Path})
 	}
 	if err != nil {
-		return done, fmt.Errorf("migrate %s: %w", folder, err)
+		return done, fmt.Errorf("migrate %s: %w", name, err)
 	}
 	return done, nil
 }

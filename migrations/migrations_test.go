@@ -53,7 +53,7 @@ func TestClickHouseRoles(t *testing.T) {
 		}
 	}
 	for range 2 {
-		if _, err := migrations.Apply(t.Context(), own.Owner, own.Warehouse); err != nil {
+		if _, err := migrations.Apply(t.Context(), own.Owner, own.Warehouse, migrations.Single); err != nil {
 			t.Error(err)
 		}
 	}

@@ -17,7 +17,7 @@ type delivery struct {
 	ReplicationURL cli.Credential `env:"REPLICATION_DATABASE_URL" name:"replication-database-url" help:"Postgres for the replication connection, when its role is another one. Default: DATABASE_URL."`
 
 	BatchMaxRows  int           `env:"CDC_BATCH_MAX_ROWS" default:"50000" min:"1" max:"1000000" help:"Rows that seal a batch."`
-	BatchMaxBytes cli.Bytes     `env:"CDC_BATCH_MAX_BYTES" default:"16MiB" min:"1KiB" max:"128MiB" help:"Bytes that seal a batch: the memory that it takes, as rows and once more in the block that is sent."`
+	BatchMaxBytes cli.Bytes     `env:"CDC_BATCH_MAX_BYTES" default:"16MiB" min:"1KiB" max:"128MiB" help:"Bytes that seal a batch: the memory that it takes until it is in ClickHouse, three times its contexts and some."`
 	BatchMaxDelay time.Duration `env:"CDC_BATCH_MAX_DELAY" default:"1s" min:"1ms" max:"10m" help:"Age of its oldest event that seals a batch."`
 
 	InsertDeadline time.Duration `env:"CDC_INSERT_DEADLINE" default:"5m" min:"1s" max:"1h" help:"How long ClickHouse accepts a planned batch, on its own clock. It fences inserts that were paused; after a failover of Postgres, delivery waits for that long."`

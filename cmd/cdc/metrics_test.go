@@ -63,6 +63,7 @@ func TestMetrics(t *testing.T) {
 		d.showsSoon(t, map[string]float64{
 			lag: 0, oldest: 0, "sluicebox_lag_bytes": 0, "sluicebox_leading": 1, "sluicebox_epoch": 1,
 			"sluicebox_events_received_total": 500, "sluicebox_events_skipped_total": 0, "sluicebox_events_delivered_total": 500,
+			"go_gc_gomemlimit_bytes":                      18<<20 + 3*16<<20, // thrift
 			"sluicebox_commit_to_queryable_seconds_count": 500, `sluicebox_commit_to_queryable_seconds_bucket{le="+Inf"}`: 500,
 			`sluicebox_slot_wal_status{status="reserved"}`: 1, `sluicebox_slot_wal_status{status="lost"}`: 0,
 			`sluicebox_retries_total{peer="postgres"}`: 0, `sluicebox_retries_total{peer="clickhouse"}`: 0,

@@ -18,7 +18,8 @@ import (
 type migrateCommand struct {
 	stream
 
-	Timeout time.Duration `default:"5m" min:"1s" help:"How long to wait for the databases and for another migration to end."`
+	Layout  migrations.Layout `env:"CDC_TARGET_LAYOUT" default:"single" enum:"single,replicated" help:"How event_log lies in ClickHouse: on the server that is asked, or on every server of the cluster that the macro {cluster} names there."`
+	Timeout time.Duration     `default:"5m" min:"1s" help:"How long to wait for the databases and for another migration to end."`
 }
 
 // Help is shown by cdc migrate --help.
@@ -33,12 +34,15 @@ func (c *migrateCommand) Run(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, c.Timeout)
 	defer cancel()
 	log := c.Logger(os.Stderr)
-	applied, err := migrations.Apply(ctx, c.DatabaseURL.Now(), c.ClickHouseURL.Now())
+	applied, err := migrations.Apply(ctx, c.DatabaseURL.Now(), c.ClickHouseURL.Now(), c.Layout)
 	for _, m := range applied {
 		log.Info().Str("database", m.Database).Str("migration", m.Name).Msg("migration applied")
 	}
 	if errors.Is(err, migrations.ErrNewer) {
 		return &cli.Exit{Code: cli.CodePreflight, Err: err, Hint: "use the newer release, or an older backup of the database"}
+	}
+	if errors.Is(err, migrations.ErrLayout) {
+		return &cli.Exit{Code: cli.CodePreflight, Err: err, Hint: "leave CDC_TARGET_LAYOUT alone, or move what is in event_log away and drop it and sluicebox_schema_version"}
 	}
 	if err != nil {
 		return &cli.Exit{Code: cli.CodePreflight, Err: err, Hint: pipeline.Hint(err)}

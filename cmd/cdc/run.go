@@ -38,7 +38,7 @@ changed first (a password, wal_level, a missing privilege, a schema of a newer r
 
 // Run delivers until ctx is done.
 func (c *runCommand) Run(ctx context.Context) error {
-	thrift()
+	c.thrift()
 	log := c.FoldingLogger(os.Stderr).With().Str("slot", c.Slot).Logger()
 	build := cli.ReadBuild()
 	log.Info().Str("version", build.Version).Str("revision", build.Revision).Msg("starting")
@@ -79,13 +79,20 @@ func (c *runCommand) Run(ctx context.Context) error {
 
 // page makes the status page. It has sessions of its own, so that nobody who looks at it takes one from delivery; they are opened when
 // somebody does, and closed when nobody has for a while.
-// thrift has garbage collected once there is a quarter as much of it as of memory in use, unless GOGC says otherwise. Go's default is as much
-// again; a daemon has few and large things in memory, which cost little to look at.
-func thrift() {
-	const percent = 25
-	if _, set := os.LookupEnv("GOGC"); !set {
-		debug.SetGCPercent(percent)
+// thrift has garbage collected before there is much of it, unless GOMEMLIMIT or GOGC say when. By Go's default there may be as much garbage as
+// memory in use; here the two together stay below what two batches under way take at most, and what does not depend on batches. Rows that
+// are larger than that take what they need, and processor time.
+func (c *runCommand) thrift() {
+	const (
+		besides, batches = 18 << 20, 3
+		least            = 48 << 20
+	)
+	for _, name := range []string{"GOMEMLIMIT", "GOGC"} {
+		if _, set := os.LookupEnv(name); set {
+			return
+		}
 	}
+	debug.SetMemoryLimit(max(besides+batches*int64(c.BatchMaxBytes), least))
 }
 
 func (c *runCommand) page(ctx context.Context, metrics *ops.Metrics, listener net.Listener, log zerolog.Logger) (page *ops.Page, stop func(), err error) {

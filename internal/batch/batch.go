@@ -83,14 +83,14 @@ type Batch struct {
 	Stored  time.Time // when ClickHouse had confirmed the last of it
 }
 
-// Size is what a row counts towards the limit of bytes: the memory that it takes, as a row of a batch and once more in the block that
-// ClickHouse gets.
+// Size is what a row counts towards the limit of bytes: the memory that it takes until it is in ClickHouse, which is as a row of a batch, in
+// the columns of the client, and in the block that is sent.
 func Size(r *outbox.Row) int {
 	const (
 		row     = int(unsafe.Sizeof(*r) + unsafe.Sizeof(r.ID))
 		columns = 64 // of the block, but for texts: numbers, times, and where texts begin and end
 		more    = int(unsafe.Sizeof(outbox.Column{}))
-		copies  = 2
+		copies  = 3
 	)
 	texts := len(r.Context) + len(r.TraceContext)
 	size := row + columns + len(r.Type) + len(r.Environment) // these two repeat, and are there once

@@ -128,7 +128,7 @@ func TestUsers(t *testing.T) {
 		t.Fatal(err)
 	}
 	postgres := testdb.New(t).PostgresURL // only ClickHouse's migrations matter
-	if _, err := migrations.Apply(t.Context(), postgres, u.String()); err != nil {
+	if _, err := migrations.Apply(t.Context(), postgres, u.String(), migrations.Single); err != nil {
 		t.Fatal(err)
 	}
 	as := func(user string) Config {

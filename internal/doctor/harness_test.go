@@ -40,7 +40,7 @@ func newPatient(t *testing.T) *patient {
 	t.Helper()
 	server, db := testdb.OwnPostgres(t, map[string]string{"max_replication_slots": "8", "max_wal_senders": "6", "max_prepared_transactions": "2"}), testdb.New(t)
 	db = &testdb.DB{PostgresURL: server.URL("postgres"), ClickHouseURL: db.ClickHouseURL}
-	if _, err := migrations.Apply(t.Context(), db.PostgresURL, db.ClickHouseURL); err != nil {
+	if _, err := migrations.Apply(t.Context(), db.PostgresURL, db.ClickHouseURL, migrations.Single); err != nil {
 		t.Fatal(err)
 	}
 	p := &patient{pg: db.Postgres(t), ch: db.ClickHouse(t)}

@@ -38,22 +38,17 @@ func allColumns() []targetColumn {
 	}
 }
 
-// varying fills a column whose values differ from row to row: many at once, which costs the client least.
+// varying fills a column whose values differ from row to row: all at once, which costs the client least.
 func varying[T any](value func(*outbox.Row) T) filler {
-	const many = 4096
 	var values []T // used again for each batch
 	return func(_ *ClickHouse, b *batch.Batch, column driver.BatchColumn, _ columns.Interface) error {
-		for rows := range slices.Chunk(b.Rows, many) {
-			values = values[:0]
-			for i := range rows {
-				values = append(values, value(&rows[i]))
-			}
-			if err := column.Append(values); err != nil { // copies them
-				return err
-			}
+		values = slices.Grow(values[:0], len(b.Rows))
+		for i := range b.Rows {
+			values = append(values, value(&b.Rows[i]))
 		}
-		clear(values[:cap(values)]) // so that the batch is not kept
-		return nil
+		err := column.Append(values) // copies them
+		clear(values)                // so that the batch is not kept
+		return err
 	}
 }
 

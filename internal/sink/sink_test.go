@@ -121,7 +121,7 @@ func TestWrite(t *testing.T) {
 				t.Error(err)
 			}
 		})
-		if _, err := migrations.Apply(t.Context(), testdb.New(t).PostgresURL, server.URL("default")); err != nil {
+		if _, err := migrations.Apply(t.Context(), testdb.New(t).PostgresURL, server.URL("default"), migrations.Single); err != nil {
 			t.Fatal(err)
 		}
 		ch := (&testdb.DB{ClickHouseURL: server.URL("default")}).ClickHouse(t)

@@ -228,7 +228,7 @@ func Migrated(tb testing.TB) *DB {
 func (db *DB) Migrate(tb testing.TB) {
 	tb.Helper()
 	ctx := tb.Context()
-	if _, err := migrations.Apply(ctx, db.Owner, db.ClickHouseURL); err != nil {
+	if _, err := migrations.Apply(ctx, db.Owner, db.ClickHouseURL, migrations.Single); err != nil {
 		tb.Fatalf("testdb: %v", err)
 	}
 	conn, err := pgx.Connect(ctx, db.Owner)
