@@ -129,18 +129,30 @@ func inParallel[T comparable](n int, do func(i int) T) map[T]int {
 	return results
 }
 
-func TestAFailedEventLeavesNoUser(t *testing.T) {
+// TestAFailureLeavesNothing has Postgres refuse the event, or the commit, with an idempotency key and without.
+func TestAFailureLeavesNothing(t *testing.T) {
 	t.Parallel()
-	s := start(t)
-	if _, err := s.admin.Exec(t.Context(), `ALTER TABLE event_outbox RENAME TO elsewhere`); err != nil {
-		t.Fatal(err)
-	}
-	p := wantProblem(t, s.create(t, "nobody@example.com", "Idempotency-Key", "k"), http.StatusInternalServerError)
-	if strings.Contains(p.Detail, "event_outbox") {
-		t.Errorf("the answer tells about our insides: %s", p.Detail)
-	}
-	if n := s.count(t, `SELECT (SELECT count(*) FROM users) + (SELECT count(*) FROM idempotency_key)`); n != 0 {
-		t.Errorf("%d rows are left", n)
+	for what, sql := range map[string]string{
+		"the event": `ALTER TABLE event_outbox RENAME TO elsewhere`,
+		"the commit": `CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN RAISE EXCEPTION 'not event_outbox'; END $$;
+			CREATE CONSTRAINT TRIGGER late AFTER INSERT ON users DEFERRABLE INITIALLY DEFERRED FOR EACH ROW EXECUTE FUNCTION refuse()`,
+	} {
+		for with, header := range map[string][]string{"without a key": nil, "with a key": {"Idempotency-Key", "k"}} {
+			t.Run(what+" "+with, func(t *testing.T) {
+				t.Parallel()
+				s := start(t)
+				if _, err := s.admin.Exec(t.Context(), sql); err != nil {
+					t.Fatal(err)
+				}
+				p := wantProblem(t, s.create(t, "nobody@example.com", header...), http.StatusInternalServerError)
+				if strings.Contains(p.Detail, "event_outbox") {
+					t.Errorf("the answer tells about our insides: %s", p.Detail)
+				}
+				if n := s.count(t, `SELECT (SELECT count(*) FROM users) + (SELECT count(*) FROM idempotency_key)`); n != 0 {
+					t.Errorf("%d rows are left", n)
+				}
+			})
+		}
 	}
 }
 

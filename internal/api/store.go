@@ -36,20 +36,19 @@ type created struct {
 // createUser creates a user and its event, and remembers the answer for the idempotency key, all in one transaction.
 func (a *API) createUser(ctx context.Context, user NewUser, trace string, once idempotency) (first created, err error) {
 	err = a.acquire(ctx, func(conn *pgxpool.Conn) error {
+		if once.key == "" {
+			first, err = a.insertUser(ctx, conn, user, trace)
+			return err
+		}
 		return pgx.BeginFunc(ctx, conn, func(tx pgx.Tx) error {
-			if once.key != "" {
-				var found bool
-				if first, found, err = once.claim(ctx, tx); found || err != nil {
-					return err
-				}
+			var found bool
+			if first, found, err = once.claim(ctx, tx); found || err != nil {
+				return err
 			}
 			if first, err = a.insertUser(ctx, tx, user, trace); err != nil {
 				return err
 			}
-			if once.key != "" {
-				return once.remember(ctx, tx, first)
-			}
-			return nil
+			return once.remember(ctx, tx, first)
 		})
 	})
 	if err != nil {
@@ -58,12 +57,18 @@ func (a *API) createUser(ctx context.Context, user NewUser, trace string, once i
 	return first, nil
 }
 
-func (a *API) insertUser(ctx context.Context, tx pgx.Tx, user NewUser, trace string) (created, error) {
+// sender sends statements together: they are one transaction, or part of the one that it is.
+type sender interface {
+	SendBatch(ctx context.Context, b *pgx.Batch) pgx.BatchResults
+}
+
+// insertUser makes both in one round trip. Without a transaction around it, Postgres commits at the end of it, which Close waits for.
+func (a *API) insertUser(ctx context.Context, to sender, user NewUser, trace string) (created, error) {
 	if !outbox.ValidTraceContext(trace) {
 		trace = ""
 	}
 	var stored User
-	batch := &pgx.Batch{} // one round trip
+	batch := &pgx.Batch{}
 	batch.Queue(`INSERT INTO users (email, first_name, last_name) VALUES ($1, $2, $3) RETURNING `+userColumns,
 		user.Email, user.FirstName, user.LastName).Query(func(rows pgx.Rows) (err error) {
 		stored, err = pgx.CollectExactlyOneRow(rows, scanUser)
@@ -74,7 +79,7 @@ func (a *API) insertUser(ctx context.Context, tx pgx.Tx, user NewUser, trace str
 	}); err != nil {
 		return created{}, err
 	}
-	err := tx.SendBatch(ctx, batch).Close()
+	err := to.SendBatch(ctx, batch).Close()
 	var refused *pgconn.PgError
 	if errors.As(err, &refused) && refused.ConstraintName == "users_email_key" {
 		return created{}, errEmailTaken
