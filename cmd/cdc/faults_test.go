@@ -441,6 +441,21 @@ func TestMigrate(t *testing.T) {
 			}
 		}
 	})
+	t.Run("a layout that the servers have no cluster for, or that the table has not, is refused with what to do", func(t *testing.T) {
+		other := testdb.New(t)
+		for _, test := range []struct {
+			env  []string
+			says string
+		}{
+			{[]string{"DATABASE_URL=" + other.Owner, "CLICKHOUSE_URL=" + other.ClickHouseURL}, "the macros {cluster}"},
+			{env, "leave CDC_TARGET_LAYOUT alone"},
+		} {
+			m := startCDC(t, append(slices.Clone(test.env), "CDC_TARGET_LAYOUT=replicated"), "migrate")
+			if code := m.end(t); code != 3 || !strings.Contains(m.text(), test.says) {
+				t.Errorf("code %d, want 3 and %q:\n%s", code, test.says, m.text())
+			}
+		}
+	})
 	t.Run("a newer schema is left alone", func(t *testing.T) {
 		pg := db.Postgres(t)
 		if _, err := pg.Exec(t.Context(), `INSERT INTO sluicebox.schema_version (version_id, is_applied) VALUES (9999, true)`); err != nil {

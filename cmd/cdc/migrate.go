@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -45,7 +46,11 @@ func (c *migrateCommand) Run(ctx context.Context) error {
 		return &cli.Exit{Code: cli.CodePreflight, Err: err, Hint: "leave CDC_TARGET_LAYOUT alone, or move what is in event_log away and drop it and sluicebox_schema_version"}
 	}
 	if err != nil {
-		return &cli.Exit{Code: cli.CodePreflight, Err: err, Hint: pipeline.Hint(err)}
+		hint := pipeline.Hint(err)
+		if c.Layout == migrations.Replicated {
+			hint = cmp.Or(hint, "the servers of ClickHouse need Keeper, the macros {cluster}, {shard} and {replica}, and a cluster of that name; see docs/scaling.md")
+		}
+		return &cli.Exit{Code: cli.CodePreflight, Err: err, Hint: hint}
 	}
 	conn, err := pgx.Connect(ctx, c.DatabaseURL.Now())
 	if err != nil {
