@@ -69,7 +69,7 @@ func Apply(ctx context.Context, postgresURL, clickHouseURL string, layout Layout
 			return nil, fmt.Errorf("connect to ClickHouse: %w", err)
 		}
 
-		done, err := up(ctx, db, goose.DialectPostgres, "postgres", "postgres", postgresVersions)
+		done, err := up(ctx, db, goose.DialectPostgres, "postgres", postgresVersions)
 		if err != nil {
 			return done, err
 		}
@@ -77,7 +77,7 @@ func Apply(ctx context.Context, postgresURL, clickHouseURL string, layout Layout
 		if layout == Replicated {
 			folder = "clickhouse-replicated"
 		}
-		more, err := up(ctx, ch, goose.DialectClickHouse, "clickhouse", folder, clickHouseVersions)
+		more, err := up(ctx, ch, goose.DialectClickHouse, folder, clickHouseVersions)
 		if err == nil {
 			err = laidOut(ctx, ch, layout)
 		}
@@ -88,7 +88,7 @@ func Apply(ctx context.Context, postgresURL, clickHouseURL string, layout Layout
 // Postgres is [Apply] for the Postgres side alone: all that a service needs which only writes events.
 func Postgres(ctx context.Context, url string) ([]Applied, error) {
 	return locked(ctx, url, func(db *sql.DB) ([]Applied, error) {
-		return up(ctx, db, goose.DialectPostgres, "postgres", "postgres", postgresVersions)
+		return up(ctx, db, goose.DialectPostgres, "postgres", postgresVersions)
 	})
 }
 
@@ -161,7 +161,8 @@ func laidOut(ctx context.Context, db *sql.DB, layout Layout) error {
 	return nil
 }
 
-func up(ctx context.Context, db *sql.DB, dialect goose.Dialect, name, folder, versions string) ([]Applied, error) {
+func up(ctx context.Context, db *sql.DB, dialect goose.Dialect, folder, versions string) ([]Applied, error) {
+	name := string(dialect) // the database, as people call it
 	sources, err := fs.Sub(files, folder)
 	if err != nil {
 		return nil, fmt.Errorf("open migrations: %w", err)

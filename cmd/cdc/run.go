@@ -77,11 +77,9 @@ func (c *runCommand) Run(ctx context.Context) error {
 	return cmp.Or(err, group.Wait())
 }
 
-// page makes the status page. It has sessions of its own, so that nobody who looks at it takes one from delivery; they are opened when
-// somebody does, and closed when nobody has for a while.
 // thrift has garbage collected before there is much of it, unless GOMEMLIMIT or GOGC say when. By Go's default there may be as much garbage as
-// memory in use; here the two together stay below what two batches under way take at most, and what does not depend on batches. Rows that
-// are larger than that take what they need, and processor time.
+// memory in use; here the two together stay below three batches and what does not depend on batches. Rows that are larger than that take
+// what they need, and processor time.
 func (c *runCommand) thrift() {
 	const (
 		besides, batches = 18 << 20, 3
@@ -95,6 +93,8 @@ func (c *runCommand) thrift() {
 	debug.SetMemoryLimit(max(besides+batches*int64(c.BatchMaxBytes), least))
 }
 
+// page makes the status page. It has sessions of its own, so that nobody who looks at it takes one from delivery; they are opened when
+// somebody does, and closed when nobody has for a while.
 func (c *runCommand) page(ctx context.Context, metrics *ops.Metrics, listener net.Listener, log zerolog.Logger) (page *ops.Page, stop func(), err error) {
 	const conns, idle = 2, time.Minute // one to read the ledger, and one to request a redelivery meanwhile
 	config, err := c.config(conns)
