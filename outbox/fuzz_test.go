@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"math"
 	"regexp"
 	"strings"
 	"testing"
@@ -35,6 +36,8 @@ func FuzzPublish(f *testing.F) {
 	f.Add(" ", "\xff", []byte(`"\\\u0000"`), 1<<31, "x", int64(-1<<40))
 	f.Add("t", "e", []byte(`{"\ud83d":"\ude00"}`), 1, "", int64(9223372036))
 	f.Add("t", "e", []byte(`[1E700, 1e131072]`), 1, "", int64(0))
+	f.Add("t", "e", []byte(`[0e20000, 1e20000, -1E131071]`), 1, "", int64(0))
+	decimal.MaxDecodeExponent = math.MaxInt32 // it takes none beyond 10000 by itself; Postgres does
 	f.Fuzz(func(t *testing.T, kind, environment string, content []byte, version int, trace string, seconds int64) {
 		tx := &taking{}
 		at := time.Unix(seconds, 0).UTC()
