@@ -3,6 +3,7 @@ package ledger_test
 import (
 	"context"
 	"errors"
+	"slices"
 	"sync"
 	"testing"
 	"time"
@@ -121,6 +122,22 @@ func TestSettle(t *testing.T) {
 		planned, err := l.Planned(t.Context())
 		if err != nil || len(planned) != 0 {
 			t.Errorf("%d batches are left, %v", len(planned), err)
+		}
+	})
+	t.Run("leaves a row alone that lies between those of the batch", func(t *testing.T) {
+		t.Parallel()
+		pool, _, l := leading(t)
+		before := publish(t, pool, 5)
+		between := publish(t, pool, 1)
+		after := publish(t, pool, 4)
+		b := &batch.Batch{IDs: slices.Concat(after.IDs, before.IDs), Rows: slices.Concat(before.Rows, after.Rows), End: after.End, AckLSN: 9000}
+		if err := errors.Join(l.Plan(t.Context(), b), l.Settle(t.Context(), b)); err != nil {
+			t.Fatal(err)
+		}
+		var alone bool
+		err := pool.QueryRow(t.Context(), `SELECT NOT processed FROM event_outbox WHERE id = $1`, between.IDs[0]).Scan(&alone)
+		if err != nil || !alone || processed(t, pool) != 9 {
+			t.Errorf("%d rows are processed, the one between is not: %v, %v", processed(t, pool), alone, err)
 		}
 	})
 	t.Run("does nothing at all when a row can't be seen", func(t *testing.T) {

@@ -57,6 +57,26 @@ func TestPlaces(t *testing.T) {
 	})
 }
 
+func TestRun(t *testing.T) {
+	t.Parallel()
+	rapid.Check(t, func(t *rapid.T) {
+		low := rapid.SampledFrom([]int64{0, 1, 1 << 40, math.MaxInt64 - 6, math.MinInt64, -3}).Draw(t, "low")
+		ids := rapid.SliceOfN(rapid.Int64Range(low, low+6), 0, 8).Draw(t, "ids")
+		sorted := slices.Sorted(slices.Values(ids))
+		want := len(sorted) > 0
+		for i := 1; i < len(sorted); i++ {
+			want = want && sorted[i] == sorted[i-1]+1
+		}
+		first, last, ok := run(ids)
+		if ok != want || ok && (first != sorted[0] || last != sorted[len(sorted)-1]) {
+			t.Errorf("%v: %d to %d, %v; want %v", ids, first, last, ok, want)
+		}
+	})
+	if _, _, ok := run([]int64{math.MinInt64, math.MaxInt64}); ok {
+		t.Error("the two ends of all numbers are a run")
+	}
+}
+
 func TestMultirange(t *testing.T) {
 	t.Parallel()
 	got := multirange([]int64{7, 3, 1, 2, 9, 8})
