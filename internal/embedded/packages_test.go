@@ -11,6 +11,7 @@ import (
 )
 
 func TestAMissingPackageIsAnErrorThatSaysWhatToDo(t *testing.T) {
+	t.Setenv(postgresVariable, "") // another Postgres would need no package
 	chdb := "@chdb/lib-linux-" + npmArch() + "-gnu"
 	postgres := "@embedded-postgres/" + runtime.GOOS + "-" + npmArch()
 	for name, prepare := range map[string]func(t *testing.T, dir string){
