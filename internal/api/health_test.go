@@ -5,6 +5,7 @@ import (
 	"errors"
 	"net/http"
 	"net/url"
+	"runtime"
 	"strings"
 	"testing"
 
@@ -122,6 +123,20 @@ func TestOpen(t *testing.T) {
 			pool.Close()
 			if text := log.String(); strings.Contains(text, "may not be encrypted") != want || strings.Contains(text, "canary") {
 				t.Errorf("%q: the log says\n%s", parameters, text)
+			}
+		}
+	})
+
+	t.Run("there are connections for commits that wait together, or as many as the URL says", func(t *testing.T) {
+		t.Parallel()
+		for parameters, want := range map[string]int32{"": int32(max(16, runtime.NumCPU())), "?pool_max_conns=3": 3} {
+			pool, err := api.Open(t.Context(), api.Settings{DatabaseURL: cli.NewCredential("postgres://u@db.invalid/db" + parameters)}, zerolog.Nop())
+			if err != nil {
+				t.Fatal(err)
+			}
+			pool.Close()
+			if got := pool.Config().MaxConns; got != want {
+				t.Errorf("%q: %d connections, want %d", parameters, got, want)
 			}
 		}
 	})

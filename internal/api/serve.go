@@ -23,6 +23,10 @@ const (
 	maxHeader = 16 << 10
 	// drainTimeout is above requestTimeout, and below the 30 s that orchestrators wait before they kill.
 	drainTimeout = 15 * time.Second
+	// poolConns is how many connections there may be unless DATABASE_URL says so (pool_max_conns). A request has one for as long as Postgres
+	// takes to commit, mostly waiting for its disk, and commits that wait together share one write of it. The driver's default, the number of
+	// processors but at least 4, is for work that keeps processors busy.
+	poolConns = 16
 	// connectTimeout bounds a connection attempt, unless the URL says so itself. The default of the driver is minutes.
 	connectTimeout = 5 * time.Second
 )
@@ -55,6 +59,9 @@ func Open(ctx context.Context, s Settings, log zerolog.Logger) (*pgxpool.Pool, e
 	config, err := pgxpool.ParseConfig(s.DatabaseURL.Now())
 	if err != nil {
 		return nil, errors.New("parse DATABASE_URL: not a Postgres URL")
+	}
+	if plain, err := pgx.ParseConfig(s.DatabaseURL.Now()); err == nil && plain.RuntimeParams["pool_max_conns"] == "" {
+		config.MaxConns = max(config.MaxConns, poolConns)
 	}
 	if config.ConnConfig.ConnectTimeout == 0 || config.ConnConfig.ConnectTimeout > time.Minute {
 		config.ConnConfig.ConnectTimeout = connectTimeout
