@@ -67,6 +67,10 @@ func (s *stage) drainOnce(ctx context.Context, figure string, events, each int, 
 
 // drainDaemon lets the daemon deliver everything up to end.
 func (s *stage) drainDaemon(ctx context.Context, figure string, events int, via link, end, profile string) error {
+	before, err := s.used(ctx)
+	if err != nil {
+		return err
+	}
 	began := time.Now()
 	p, err := s.daemon(ctx, via)
 	if err != nil {
@@ -82,6 +86,11 @@ func (s *stage) drainDaemon(ctx context.Context, figure string, events int, via 
 		return err
 	}
 	took := time.Since(began)
+	after, err := s.used(ctx)
+	if err != nil {
+		p.kill()
+		return err
+	}
 	stopProfile()
 	peak, err := p.peak()
 	if err != nil {
@@ -93,6 +102,7 @@ func (s *stage) drainDaemon(ctx context.Context, figure string, events int, via 
 	s.table.add(figure, "cdc", perSecond, float64(events)/took.Seconds())
 	s.table.add(figure, "cdc", cpuOfMillion, p.cpu.Seconds()*1e6/float64(events)).aim("≤ 6")
 	s.table.add(figure, "cdc", peakMiB, peak).aim("≤ 100")
+	s.table.shares(figure, cpuOfMillion, 1e6/float64(events), after.since(before))
 	return s.whole(ctx)
 }
 

@@ -31,7 +31,7 @@ func launch(ctx context.Context, name, path string, args, settings []string) (*p
 	p := &process{name: name, addr: make(chan string, 1), exited: make(chan struct{})}
 	p.cmd = exec.CommandContext(context.WithoutCancel(ctx), path, args...)
 	p.cmd.Env = append([]string{"PATH=" + os.Getenv("PATH"), "HOME=" + os.Getenv("HOME"), "TMPDIR=" + os.TempDir()}, settings...)
-	for _, name := range []string{"GOGC", "GOMEMLIMIT", "GODEBUG"} { // to see what they do
+	for _, name := range []string{"GOGC", "GOMEMLIMIT", "GOMAXPROCS", "GODEBUG"} { // to see what they do
 		if value, set := os.LookupEnv(name); set {
 			p.cmd.Env = append(p.cmd.Env, name+"="+value)
 		}

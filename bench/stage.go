@@ -89,6 +89,10 @@ END $$`,
 			return err
 		}
 	}
+	// What a server has unless told otherwise; the embedded one removes at once what a merge has replaced.
+	if err := s.click.Exec(ctx, `ALTER TABLE event_log MODIFY SETTING old_parts_lifetime = 480`); err != nil {
+		return err
+	}
 	return s.describe(ctx)
 }
 

@@ -4,10 +4,12 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"maps"
 	"os"
 	"slices"
 	"strings"
 	"text/tabwriter"
+	"time"
 )
 
 // row is one line of the table: a quantity of one contender, over all runs.
@@ -50,6 +52,13 @@ func (t *table) against(figure, contender, unit, of, aim string) {
 	a, b := t.find(figure, contender, unit), t.find(figure, of, unit)
 	if a != nil && b != nil && b.Median > 0 {
 		a.Ratio, a.Of, a.Aim = a.Median/b.Median, of, aim
+	}
+}
+
+// shares notes the processor time of each part, in seconds, times a factor.
+func (t *table) shares(figure, unit string, factor float64, parts map[string]time.Duration) {
+	for _, part := range slices.Sorted(maps.Keys(parts)) {
+		t.add(figure, part, unit, parts[part].Seconds()*factor)
 	}
 }
 

@@ -21,7 +21,8 @@ CREATE TABLE IF NOT EXISTS event_log ON CLUSTER '{cluster}' (
 ENGINE = ReplicatedMergeTree
 PARTITION BY toYYYYMM(event_date_time)
 ORDER BY (event_type, event_date_time, id)
-SETTINGS replicated_deduplication_window = 10000, replicated_deduplication_window_seconds = 86400, fsync_after_insert = 1, fsync_part_directory = 1;
+SETTINGS replicated_deduplication_window = 10000, replicated_deduplication_window_seconds = 86400, fsync_after_insert = 1, fsync_part_directory = 1,
+    concurrent_part_removal_threshold = 1000000;
 
 -- To read all shards at once.
 CREATE TABLE IF NOT EXISTS event_log_all ON CLUSTER '{cluster}' AS event_log
