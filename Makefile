@@ -112,7 +112,7 @@ rules: ## the alert rules, and the tests of each (needs promtool, of Debian's pa
 
 # In a module of its own, for the libraries that it takes. What it reads is outside of that, so no cached result counts.
 .PHONY: deploy-test
-deploy-test: ## hold what is in deploy/ against the programs and their documents
+deploy-test: ## hold what is in deploy/ and the workflows against the programs and their documents
 	cd deploy/check && go test -count=1 -timeout 10m ./...
 
 # Timings are compared within one run, never with another one's. See docs/bench.md.
