@@ -93,23 +93,25 @@ func TestKilledAtRandom(t *testing.T) {
 	random := rand.New(rand.NewPCG(seed, 0))
 
 	l := newLine(t)
-	stop := make(chan struct{})
+	// So many events for each daemon, and no more: one that is slow, as under the race detector, has to deliver all of them in the end.
+	const each = 10_000
+	rounds := make(chan struct{}, kills)
 	wrote := make(chan error, 1)
 	go func() {
-		for n := 0; ; n++ {
-			select {
-			case <-stop:
-				wrote <- nil
-				return
-			default:
-			}
-			if _, err := l.pg.Exec(t.Context(), insertEvents, 1+n%50); err != nil {
-				wrote <- err
-				return
+		for range rounds {
+			for written := 0; written < each; {
+				rows := 1 + written%50
+				if _, err := l.pg.Exec(t.Context(), insertEvents, rows); err != nil {
+					wrote <- err
+					return
+				}
+				written += rows
 			}
 		}
+		wrote <- nil
 	}()
 	for range kills {
+		rounds <- struct{}{}
 		d := l.start(t, "CDC_BATCH_MAX_ROWS=500", "CDC_BATCH_MAX_DELAY=20ms")
 		select {
 		case <-time.After(time.Duration(random.IntN(1500)) * time.Millisecond):
@@ -119,7 +121,7 @@ func TestKilledAtRandom(t *testing.T) {
 		d.kill(t)
 		l.nothingTwice(t)
 	}
-	close(stop)
+	close(rounds)
 	if err := <-wrote; err != nil {
 		t.Fatal(err)
 	}
