@@ -121,11 +121,16 @@ func reader(kind string) (read func(string) (any, error), nullable bool) {
 	case "Decimal":
 		read = decimals(arguments)
 	case "UUID":
-		read = func(s string) (any, error) { return uuid.Parse(s) }
+		read = func(s string) (any, error) {
+			if len(s) > 36 { // Parse takes any two characters for braces
+				return nil, errRange
+			}
+			return uuid.Parse(s)
+		}
 	case "IPv4", "IPv6":
 		read = func(s string) (any, error) {
 			ip, err := netip.ParseAddr(s)
-			if err == nil && ip.Is4() != (name == "IPv4") {
+			if err == nil && (ip.Is4() != (name == "IPv4") || ip.Zone() != "") { // ClickHouse has no place for a zone
 				return nil, errRange
 			}
 			return ip, err
