@@ -95,9 +95,12 @@ type discreet struct{ error }
 
 // Error cuts what may be a value, rather too much than too little: quotes within a value are not always escaped.
 func (d discreet) Error() string {
-	text, _, _ := strings.Cut(d.error.Error(), "Column values: ")
+	text, _, cut := strings.Cut(d.error.Error(), "Column values: ")
 	first, last := strings.IndexByte(text, '\''), strings.LastIndexByte(text, '\'')
-	if first == last {
+	switch {
+	case first >= 0 && cut: // it may have been cut within quotes
+		return text[:first] + "'…"
+	case first == last:
 		return text
 	}
 	return text[:first] + "'…" + text[last:]

@@ -21,6 +21,7 @@ func FuzzRefusal(f *testing.F) {
 	f.Add(int32(codeViolatedConstraint), "Constraint `mine` is violated. Column values: a = ", "Constraint `sluicebox_deadline`", "")
 	f.Add(int32(codeWrongPassword), "Authentication failed", "", "")
 	f.Add(int32(0), "", "", "")
+	f.Add(int32(6), "Cannot parse string '", "Column values: ", "' as UInt8")
 	f.Add(int32(987654), "'", "'\n'", "'\\'")
 	f.Fuzz(func(t *testing.T, code int32, before, value, after string) {
 		const planted = "planted-value"
