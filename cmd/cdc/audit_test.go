@@ -223,17 +223,7 @@ func TestAuditWhileDelivering(t *testing.T) {
 	d := l.start(t)
 	l.write(t, 1000, 100)
 	l.allMarked(t)
-	writing, stop := context.WithCancel(t.Context())
-	done := make(chan error, 1)
-	go func() {
-		for writing.Err() == nil {
-			if _, err := l.pg.Exec(writing, insertEvents, 20); err != nil && writing.Err() == nil {
-				done <- err
-				return
-			}
-		}
-		done <- nil
-	}()
+	stop := l.keepWriting(t, 50)
 	audits := 10
 	if testing.Short() {
 		audits = 3
@@ -247,9 +237,6 @@ func TestAuditWhileDelivering(t *testing.T) {
 		last = report.Postgres
 	}
 	stop()
-	if err := <-done; err != nil {
-		t.Fatal(err)
-	}
 	d.kill(t) // rows may be between write and settle now: no difference either
 	l.wantAudit(t, 0, "same")
 }

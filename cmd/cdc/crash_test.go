@@ -93,25 +93,8 @@ func TestKilledAtRandom(t *testing.T) {
 	random := rand.New(rand.NewPCG(seed, 0))
 
 	l := newLine(t)
-	// So many events for each daemon, and no more: one that is slow, as under the race detector, has to deliver all of them in the end.
-	const each = 10_000
-	rounds := make(chan struct{}, kills)
-	wrote := make(chan error, 1)
-	go func() {
-		for range rounds {
-			for written := 0; written < each; {
-				rows := 1 + written%50
-				if _, err := l.pg.Exec(t.Context(), insertEvents, rows); err != nil {
-					wrote <- err
-					return
-				}
-				written += rows
-			}
-		}
-		wrote <- nil
-	}()
+	stop := l.keepWriting(t, 50)
 	for range kills {
-		rounds <- struct{}{}
 		d := l.start(t, "CDC_BATCH_MAX_ROWS=500", "CDC_BATCH_MAX_DELAY=20ms")
 		select {
 		case <-time.After(time.Duration(random.IntN(1500)) * time.Millisecond):
@@ -121,10 +104,7 @@ func TestKilledAtRandom(t *testing.T) {
 		d.kill(t)
 		l.nothingTwice(t)
 	}
-	close(rounds)
-	if err := <-wrote; err != nil {
-		t.Fatal(err)
-	}
+	stop()
 	l.start(t)
 	l.allMarked(t)
 	t.Logf("%d kills, %d events", kills, l.count(t, `SELECT count(*) FROM event_outbox`))

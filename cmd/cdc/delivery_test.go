@@ -1,7 +1,6 @@
 package main
 
 import (
-	"context"
 	"fmt"
 	"os"
 	"strconv"
@@ -103,24 +102,11 @@ func TestBackfill(t *testing.T) {
 		t.Parallel()
 		l := newLine(t)
 		l.write(t, 5000, 5000)
-		writing, stop := context.WithCancel(t.Context())
-		done := make(chan error, 1)
-		go func() {
-			for writing.Err() == nil {
-				if _, err := l.pg.Exec(writing, insertEvents, 3); err != nil && writing.Err() == nil {
-					done <- err
-					return
-				}
-			}
-			done <- nil
-		}()
+		stop := l.keepWriting(t, 5)
 		d := l.start(t, "CDC_BATCH_MAX_ROWS=400")
 		d.wait(t, "backfill is complete")
 		l.write(t, 10, 1)
 		stop()
-		if err := <-done; err != nil {
-			t.Fatal(err)
-		}
 		l.allMarked(t)
 	})
 	t.Run("a slot that is dropped while the daemon runs is healed from the table", func(t *testing.T) {

@@ -271,6 +271,31 @@ const insertEvents = `
 INSERT INTO event_outbox (event_type, environment, event_context)
 SELECT 'thing has happened', 'test', jsonb_build_object('n', n, 'text', repeat('x', 50)) FROM generate_series(1, $1) n`
 
+// keepWriting commits transactions of 1 to most events until stop is called, while fewer than 10,000 wait: a daemon that is slow, as
+// under the race detector, has to deliver all of them in the end.
+func (l *line) keepWriting(t *testing.T, most int) (stop func()) {
+	t.Helper()
+	ctx, cancel := context.WithCancel(t.Context())
+	ended := make(chan error, 1)
+	go func() {
+		for n := 0; ctx.Err() == nil; n++ {
+			_, err := l.pg.Exec(ctx, insertEvents+` WHERE (SELECT count(*) FROM event_outbox WHERE NOT processed) < 10000`, 1+n%most)
+			if err != nil && ctx.Err() == nil {
+				ended <- err
+				return
+			}
+		}
+		ended <- nil
+	}()
+	return func() {
+		t.Helper()
+		cancel()
+		if err := <-ended; err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
 func (l *line) exec(t *testing.T, sql string, args ...any) {
 	t.Helper()
 	if _, err := l.pg.Exec(t.Context(), sql, args...); err != nil {
