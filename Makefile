@@ -98,7 +98,7 @@ campaign: stores ## faults for 6 minutes, and an oracle: make campaign ARGS='-se
 
 .PHONY: campaign-long
 campaign-long: stores ## the same for an hour, 2000 faults
-	cd campaign && go run . -duration 60m -faults 2000 -large 60000 -huge $(ARGS)
+	cd campaign && go run . -duration 60m -faults 2000 -rate 300 -large 60000 -huge $(ARGS)
 
 .PHONY: campaign-test
 campaign-test: stores ## tests of the oracle itself

@@ -10,6 +10,7 @@ import (
 	"os"
 	"os/signal"
 	"path/filepath"
+	"slices"
 	"strings"
 	"syscall"
 	"time"
@@ -97,15 +98,7 @@ func campaign(ctx context.Context, o options) (passed bool, err error) {
 	if len(plan)+len(last) == 0 {
 		return false, errors.New("no fault that is possible here has such a name; -list shows them")
 	}
-	replay := fmt.Sprintf("git checkout %s && make campaign ARGS='-seed %d -duration %s -faults %d'", commit, o.seed, o.duration, o.faults)
-	for name, given := range map[string]bool{"race": o.race, "huge": o.huge} {
-		if given {
-			replay = strings.TrimSuffix(replay, "'") + " -" + name + "'"
-		}
-	}
-	if o.only != "" {
-		replay = strings.TrimSuffix(replay, "'") + fmt.Sprintf(" -only %q'", o.only)
-	}
+	replay := fmt.Sprintf("git checkout %s && make campaign ARGS='-seed %d%s'", commit, o.seed, given())
 	fmt.Fprintf(os.Stderr, "campaign: seed %d, commit %s%s, logs in %s\n", o.seed, commit, mark(dirty), o.logs)
 
 	s, err := openStage(ctx, o, m)
@@ -132,6 +125,17 @@ func campaign(ctx context.Context, o options) (passed bool, err error) {
 		return result.Violations == 0, nil
 	}
 	return result.Violations == 0, result.append(o.ledger)
+}
+
+// given are the flags of the command line that make a run what it is, but for the seed.
+func given() string {
+	var all strings.Builder
+	flag.Visit(func(f *flag.Flag) {
+		if !slices.Contains([]string{"seed", "root", "ledger", "logs"}, f.Name) {
+			fmt.Fprintf(&all, " -%s=%q", f.Name, f.Value)
+		}
+	})
+	return all.String()
 }
 
 func mark(dirty bool) string {

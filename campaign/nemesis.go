@@ -46,8 +46,12 @@ type step struct {
 	seed  uint64 // of the fault's own choices
 }
 
-// roundFaults is how many faults are injected until everything is healed and compared.
-const roundFaults = 25
+// roundFaults is how many faults of a run are injected until everything is healed and compared: the more there are, the longer some of them
+// last.
+func roundFaults(faults int) int {
+	const least, most = 25, 50
+	return min(max(faults/40, least), most)
+}
 
 // atOnce is how many faults may be active.
 const atOnce = 3
@@ -106,7 +110,7 @@ func (s *stage) run(ctx context.Context, plan, last []step) {
 	}
 	var from uint64
 	for round := 1; len(plan) > 0 && s.injected() < s.o.faults && ctx.Err() == nil; round++ {
-		n := min(roundFaults, len(plan))
+		n := min(roundFaults(s.o.faults), len(plan))
 		s.tell(fmt.Sprintf("round %d", round))
 		s.round(ctx, plan[:n], s.o.faults)
 		plan = plan[n:]
