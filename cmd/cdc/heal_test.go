@@ -147,6 +147,7 @@ func TestTimeline(t *testing.T) {
 	t.Parallel()
 	l, server := newOwnLine(t, map[string]string{"restore_command": "false"})
 	d := l.start(t)
+	d.wait(t, `"message":"streaming"`) // the end of the backfill records it, after the marks
 	l.write(t, 100, 10)
 	l.allMarked(t)
 	timeline := `SELECT timeline FROM sluicebox.stream WHERE slot = $1`

@@ -64,6 +64,7 @@ func TestShares(t *testing.T) {
 		odd.delivered(t, 1)
 
 		d.stop(t)
+		even.notRead(t)
 		even.exec(t, `SELECT pg_drop_replication_slot($1)`, even.slot)
 		even.write(t, 1000, 50)
 		even.start(t)
@@ -89,7 +90,7 @@ func TestShares(t *testing.T) {
 		even.migrate(t)
 		odd.migrate(t)
 		even.exec(t, `GRANT DELETE ON event_outbox TO sluicebox_daemon`)
-		even.start(t, "CDC_RETENTION=1h")
+		even.start(t, "CDC_RETENTION=2m") // it looks every 12 s; with 1h once a minute, which is most of the patience
 		odd.start(t)
 		even.write(t, 400, 100)
 		even.delivered(t, 0)

@@ -132,9 +132,16 @@ func TestTLSToPostgres(t *testing.T) {
 		} {
 			d := l.start(t, settings...)
 			d.wait(t, told)
-			if code, page := d.get(t, "/readyz"); code == http.StatusOK || !strings.Contains(page, told) {
-				t.Errorf("%s: /readyz says %d, %s", name, code, page)
-			}
+			eventually(t, func() string { // while it tries again it says that it starts
+				code, page := d.get(t, "/readyz")
+				if code == http.StatusOK {
+					t.Errorf("%s: /readyz says %d, %s", name, code, page)
+				}
+				if !strings.Contains(page, told) {
+					return name + ": /readyz says " + page
+				}
+				return ""
+			})
 			d.stop(t)
 		}
 		path, err := apiBinary()

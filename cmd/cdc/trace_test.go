@@ -96,7 +96,8 @@ func TestTraces(t *testing.T) {
 		if code := d.stop(t); code != 0 {
 			t.Errorf("exit code %d, want 0", code)
 		}
-		if n := strings.Count(d.text(), "traces are not sent"); n != 1 {
+		// Once, and again after 15 and 45 s if it takes so long; of a hundred batches.
+		if n := strings.Count(d.text(), "traces are not sent"); n < 1 || n > 3 {
 			t.Errorf("told of %d times", n)
 		}
 	})

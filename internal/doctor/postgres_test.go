@@ -34,7 +34,7 @@ func postgresIllnesses() []illness {
 		{check: "postgres.primary", seen: "is a standby", want: Fail, plant: func(l *look) { l.server.recovery = true }},
 		{check: "postgres.wal_level", seen: "wal_level is replica", want: Fail, plant: setting("wal_level", "replica", "")},
 		{check: "postgres.wal_sender_timeout", seen: "is 0", pg: system("wal_sender_timeout", "0"), heals: true, cure: reset("wal_sender_timeout")},
-		{check: "postgres.wal_sender_timeout", seen: "is 2s", pg: system("wal_sender_timeout", "'2s'"), heals: true, cure: reset("wal_sender_timeout")},
+		{check: "postgres.wal_sender_timeout", seen: "is 4s", pg: system("wal_sender_timeout", "'4s'"), heals: true, cure: reset("wal_sender_timeout")},
 		{check: "postgres.slot_wal_limit", seen: "nothing limits", config: func(c *Config) { c.MaxSlotWAL = 0 }, heals: true, cure: reset("max_slot_wal_keep_size")},
 		{check: "postgres.idle_slot_timeout", since: 18, seen: "is 1h0m0s", pg: system("idle_replication_slot_timeout", "'1h'"), heals: true, cure: reset("idle_replication_slot_timeout")},
 		{

@@ -7,6 +7,7 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"os"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -165,7 +166,11 @@ func TestTracing(t *testing.T) {
 				span(traces.Tracer(), "request")
 			}
 			traces.Stop(t.Context())
-			if got := said.warnings(t); len(got) != 1 || !strings.HasPrefix(got[0], "traces are not sent: ") || len(got[0]) > 400 {
+			// Each kind of trouble is told once, and a busy machine knows more of them: an answer that came later than the time-out, and
+			// what was left when Stop gave up, which the next one's log may be told, since OpenTelemetry has one place for it.
+			got := said.warnings(t)
+			wrong := func(w string) bool { return !strings.HasPrefix(w, "traces are not sent: ") || len(w) > 400 }
+			if len(got) < 1 || len(got) > 5 || slices.ContainsFunc(got, wrong) {
 				t.Errorf("%s: warnings %q", url, got)
 			}
 		}
