@@ -166,6 +166,7 @@ func TestEveryBadFieldIsNamed(t *testing.T) {
 	}{
 		"all missing":     {`{}`, []string{"body.email: is missing", "body.first_name: is missing", "body.last_name: is missing"}},
 		"all of it wrong": {`{"email":"x","first_name":" ","last_name":"a\u0000b","admin":true,"EMAIL":"a@b.c"}`, []string{"body.email: is not an e-mail address", "body.first_name: is blank", "body.last_name: has a control character", "body.EMAIL: is not a known field", "body.admin: is not a known field"}},
+		"half a pair":     {`{"email":"a\ud83e@b.c","first_name":"A\ud83eB","last_name":"L"}`, []string{"body.email: has half of a surrogate pair, or the character U+FFFD", "body.first_name: has half of a surrogate pair, or the character U+FFFD"}},
 		"wrong types":     {`{"email":1,"first_name":null,"last_name":["x"]}`, []string{"body.email: is not a string", "body.first_name: is not a string", "body.last_name: is not a string"}},
 		"too long":        {`{"email":"` + strings.Repeat("a", 250) + `@b.cd","first_name":"` + long + `","last_name":"` + long + `"}`, []string{"body.email: has more than 254 characters", "body.first_name: has more than 200 characters", "body.last_name: has more than 200 characters"}},
 		"a name twice":    {`{"email":"a@b.c","email":"x","first_name":"a","last_name":"b"}`, []string{"body.email: is there twice", "body.email: is not an e-mail address"}},

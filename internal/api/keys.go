@@ -27,8 +27,9 @@ const digestPrefix = "sha256:"
 
 // The errors of parseKey do not repeat the text, which is a secret.
 var (
-	errBadKey    = errors.New("a key is empty, or has a character that a bearer token cannot have")
-	errBadDigest = errors.New("what begins with sha256: is the digest of a key, and has to go on with 64 hexadecimal digits")
+	errBadKey      = errors.New("a key is empty, or has a character that a bearer token cannot have")
+	errEmptyDigest = errors.New("the digest after sha256: is that of an empty text, and not of a key")
+	errBadDigest   = errors.New("what begins with sha256: is the digest of a key, and has to go on with 64 hexadecimal digits")
 )
 
 // parseKey returns the digest of a key, which is given as it is or as its digest.
@@ -37,6 +38,9 @@ func parseKey(text string) (digest, error) {
 		bytes, err := hex.DecodeString(digits)
 		if err != nil || len(bytes) != sha256.Size {
 			return digest{}, errBadDigest
+		}
+		if digest(bytes) == sha256.Sum256(nil) { // of a variable that was not set; a request without a key would have it
+			return digest{}, errEmptyDigest
 		}
 		return digest(bytes), nil
 	}

@@ -26,6 +26,15 @@ func keysFrom(t *testing.T, path string) cli.Credential {
 	return settings.Keys
 }
 
+// TestDigestOfNothing has the digest that sha256sum prints of a key that was not set: every request without a key would have it.
+func TestDigestOfNothing(t *testing.T) {
+	t.Parallel()
+	const digest = "sha256:e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855"
+	if _, err := newKeyring(cli.NewCredential("a-key,"+digest), zerolog.Nop()); err == nil || strings.Contains(err.Error(), digest) {
+		t.Errorf("error is %v", err)
+	}
+}
+
 func TestKeysFollowTheirFile(t *testing.T) {
 	t.Parallel()
 	path := filepath.Join(t.TempDir(), "keys")

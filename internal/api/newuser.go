@@ -104,6 +104,8 @@ func checkText(value json.RawMessage, found bool, limit int) (text, reason strin
 	}
 	text = strings.TrimSpace(*pointer)
 	switch {
+	case strings.ContainsRune(text, utf8.RuneError): // what half of a surrogate pair has become
+		return "", "has half of a surrogate pair, or the character U+FFFD"
 	case text == "":
 		return "", "is blank"
 	case utf8.RuneCountInString(text) > limit:

@@ -113,7 +113,7 @@ func field(location, message string) *huma.ErrorDetail {
 // unavailable tells whether an error of Postgres passes by itself: the same request may succeed later.
 func unavailable(err error) bool {
 	if refused, ok := errors.AsType[*pgconn.PgError](err); ok {
-		switch refused.Code[:2] {
+		switch refused.Code[:min(2, len(refused.Code))] { // a pooler may give none
 		case "08", "53", "57", "58", "28", "3D": // connection, resources, shutdown, system, and an operator at work on roles or databases
 			return true
 		default:

@@ -22,6 +22,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"reflect"
 	"slices"
 	"strings"
 
@@ -60,6 +61,7 @@ func (p Program) Parse(grammar any) (*kong.Context, error) {
 		kong.Embed(&extra),
 		kong.Writers(p.Stdout, io.Discard),
 		kong.ValueFormatter(envs.help),
+		kong.KindMapper(reflect.Int, kong.MapperFunc(decimalInt)),
 		kong.ConfigureHelp(kong.HelpOptions{Compact: true, WrapUpperBound: helpWidth}),
 	)
 	if err != nil {

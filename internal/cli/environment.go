@@ -3,6 +3,7 @@ package cli
 import (
 	"errors"
 	"fmt"
+	"io"
 	"maps"
 	"os"
 	"reflect"
@@ -129,8 +130,8 @@ func (e *environment) apply(ctx *kong.Context) (problems []error) {
 		}
 	}
 	if ctx.Error != nil {
-		// What follows on the command line was not read. What kong repeats of it may be a secret in the wrong place.
-		return append(problems, errors.New(credentials.ReplaceAllString(ctx.Error.Error(), "${1}${2}"+hidden)))
+		// What follows on the command line was not read.
+		return append(problems, ctx.Error)
 	}
 	if _, err := ctx.Apply(); err != nil {
 		problems = append(problems, err)
@@ -185,9 +186,17 @@ func readSecret(path string) (string, error) {
 	if info.IsDir() || info.Size() > maxSecretFile {
 		return "", fmt.Errorf("%s is not a file of at most %d bytes", path, maxSecretFile)
 	}
-	content, err := os.ReadFile(path)
+	file, err := os.Open(path)
 	if err != nil {
 		return "", err
+	}
+	defer func() { _ = file.Close() }()                               // only read
+	content, err := io.ReadAll(io.LimitReader(file, maxSecretFile+1)) // of a pipe, Stat knows no size
+	if err != nil {
+		return "", err
+	}
+	if len(content) > maxSecretFile {
+		return "", fmt.Errorf("%s is not a file of at most %d bytes", path, maxSecretFile)
 	}
 	secret := strings.TrimRight(string(content), "\r\n")
 	if secret == "" {
@@ -223,13 +232,19 @@ func (e *environment) missing(flag *kong.Flag) error {
 }
 
 // credentials matches the user part of a URL, and a password among its parameters or those of a connection string.
-var credentials = regexp.MustCompile(`(://)[^/@\s"]*@|((?i:password)=)[^&\s"]+`)
+var credentials = regexp.MustCompile(`(://)[^\s"]*@|((?i:password)\s*=\s*)('(?:[^'\\]|\\.)*'?|[^&\s"]+)`)
 
 // minRedacted is the shortest secret, in bytes, that is looked for in messages. Shorter ones are parts of ordinary words.
 const minRedacted = 4
 
 // redact hides the secrets of the environment in a message.
 func (e *environment) redact(message string) string {
+	message = credentials.ReplaceAllStringFunc(message, func(found string) string {
+		if found == "://user:password@" { // an example
+			return found
+		}
+		return credentials.ReplaceAllString(found, "${1}${2}"+hidden)
+	})
 	for _, secret := range e.secrets {
 		if len(secret) >= minRedacted {
 			message = strings.ReplaceAll(message, secret, hidden)

@@ -1,10 +1,13 @@
 package cli
 
 import (
+	"bytes"
 	"fmt"
 	"net"
+	"reflect"
 	"strconv"
 
+	"github.com/alecthomas/kong"
 	"github.com/dustin/go-humanize"
 
 	"github.com/sluicebox/sluicebox/internal/loopback"
@@ -36,7 +39,7 @@ type Bytes uint64
 // UnmarshalText reads a size.
 func (b *Bytes) UnmarshalText(text []byte) error {
 	size, err := humanize.ParseBytes(string(text))
-	if err != nil {
+	if err != nil || bytes.ContainsRune(text, ',') { // it takes 1,5MiB for 15MiB
 		return fmt.Errorf("%q is not a size such as 64KiB, 16MiB or 1000000", text)
 	}
 	*b = Bytes(size)
@@ -71,3 +74,17 @@ func (a *Addr) UnmarshalText(text []byte) error {
 
 // Loopback tells whether only programs of the same machine (in Kubernetes: of the same pod) can reach the address.
 func (a Addr) Loopback() bool { return loopback.Host(string(a)) }
+
+// decimalInt reads a whole number. kong itself takes 010 for 8.
+func decimalInt(ctx *kong.DecodeContext, target reflect.Value) error {
+	text := ""
+	if err := ctx.Scan.PopValueInto("int", &text); err != nil {
+		return err
+	}
+	n, err := strconv.ParseInt(text, 10, strconv.IntSize)
+	if err != nil {
+		return fmt.Errorf("expected a valid %d bit int but got %q", strconv.IntSize, text)
+	}
+	target.SetInt(n)
+	return nil
+}

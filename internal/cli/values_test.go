@@ -38,6 +38,20 @@ func TestBytes(t *testing.T) {
 	}
 }
 
+// TestNumbersAreDecimal has numbers that libraries read as something else.
+func TestNumbersAreDecimal(t *testing.T) {
+	t.Parallel()
+	const url = "DATABASE_URL=postgres://h/db"
+	if s, _, err := parse(t, []string{"run"}, []string{url, "CDC_MAX_ROWS=010000"}); err == nil && s.MaxRows != 10000 {
+		t.Errorf("010000 is %d", s.MaxRows)
+	}
+	for _, env := range []string{"CDC_MAX_ROWS=5_0", "CDC_MAX_ROWS=0x10", "CDC_MAX_BYTES=1,5MiB", "CDC_MAX_BYTES=1.234,5MiB"} {
+		if s, _, err := parse(t, []string{"run"}, []string{url, env}); err == nil {
+			t.Errorf("%s is taken: %d rows, %d bytes", env, s.MaxRows, s.MaxBytes)
+		}
+	}
+}
+
 func TestAddr(t *testing.T) {
 	t.Parallel()
 	for text, loopback := range map[string]bool{
