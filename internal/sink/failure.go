@@ -3,8 +3,10 @@ package sink
 import (
 	"context"
 	"errors"
+	"fmt"
 	"strings"
 
+	"github.com/ClickHouse/ch-go/proto"
 	"github.com/ClickHouse/clickhouse-go/v2"
 
 	"github.com/sluicebox/sluicebox/internal/batch"
@@ -73,7 +75,7 @@ func classify(err error) error {
 	case codeCorruptedData: // a merge that meets a full disk leaves a part of empty files, and keeps what it was made of for a while
 		failure.Hint = "a part of the table is damaged. At once, DETACH TABLE and ATTACH TABLE bring back the parts that it was merged from, which ClickHouse " +
 			"keeps for 8 minutes (old_parts_lifetime); later, ALTER TABLE … DETACH PART the damaged one, and `cdc audit --repair` delivers what is missing"
-	case 6, 25, 26, 27, 38, 41, 69, 70, 72, 117, 131, 153, 321, 349, 376, 395, 407, 441, 467, 632, 675, 676, 691:
+	case 6, 25, 26, 27, 38, 41, 69, 70, 72, 117, 130, 131, 153, 321, 349, 376, 395, 407, 441, 467, 632, 675, 676, 691:
 		// The content itself: what can't be parsed, converted or held, mostly by an expression of the table (a constraint, a column that
 		// is computed) or of a view behind it. One of a view has failed after the table itself stored the rows.
 		failure.Class = batch.Data
@@ -84,26 +86,32 @@ func classify(err error) error {
 		failure.Class = batch.Unlisted
 	}
 	if failure.Class == batch.Data || failure.Class == batch.Unlisted {
-		failure.Err = discreet{err}
+		failure.Err = discreet{err, exception}
 	}
 	return failure
 }
 
-// discreet is a refusal of content without the values that ClickHouse repeats of it, since errors are logged and what events hold must not
-// be. ClickHouse ends the message of a constraint with the values of its columns, and quotes what it can't parse.
-type discreet struct{ error }
+// discreet is a refusal of content without what ClickHouse says of it, since errors are logged and what events hold must not be:
+// ClickHouse repeats values anywhere, mostly without quotes.
+type discreet struct {
+	error
 
-// Error cuts what may be a value, rather too much than too little: quotes within a value are not always escaped.
+	exception *clickhouse.Exception
+}
+
+// Error tells what surely holds no value: who sent what, the code, and of a constraint its name and expression.
 func (d discreet) Error() string {
-	text, _, cut := strings.Cut(d.error.Error(), "Column values: ")
-	first, last := strings.IndexByte(text, '\''), strings.LastIndexByte(text, '\'')
-	switch {
-	case first >= 0 && cut: // it may have been cut within quotes
-		return text[:first] + "'…"
-	case first == last:
-		return text
+	sent, _, found := strings.Cut(d.error.Error(), d.exception.Error())
+	if !found {
+		sent = ""
 	}
-	return text[:first] + "'…" + text[last:]
+	code := proto.Error(d.exception.Code)
+	if code != codeViolatedConstraint {
+		return fmt.Sprintf("%scode: %d, %s; the message, which may repeat values, is in ClickHouse's own log", sent, code, code)
+	}
+	said, _, _ := strings.Cut(d.exception.Message, "Column values: ")
+	said, _, _ = strings.Cut(said, "'")
+	return fmt.Sprintf("%scode: %d, message: %s", sent, code, said)
 }
 
 // Unwrap gives the error of the client library.
