@@ -20,7 +20,8 @@ type Event struct {
 	// Environment is the deployment of the writer: "production". Required.
 	Environment string
 	// Context holds the details. It is marshalled to JSON, at most [MaxContext] bytes; [encoding/json.RawMessage] passes
-	// through, and nil is {}. It is stored as jsonb, which has no NUL character in a string.
+	// through, and nil is {}. It is stored as jsonb, which has no NUL character in a string. What is not UTF-8 in a string of Go becomes
+	// U+FFFD, as always in [encoding/json].
 	Context any
 	// MetadataVersion is the version of the layout of Context, from 1 to 2147483647. Zero: 1.
 	MetadataVersion int

@@ -6,6 +6,7 @@
 package batch
 
 import (
+	"math"
 	"time"
 	"unsafe" // for the size of a type
 
@@ -123,6 +124,8 @@ func Reject(r *outbox.Row) string {
 		return r.Invalid
 	case r.ID < 0:
 		return "id is negative; event_log.id holds 0 and up"
+	case r.ID == math.MaxInt64:
+		return "id is the last that a bigint can be; the ledger keeps ids as ranges, which end before it"
 	case r.Time.Before(MinTime) || !r.Time.Before(MaxTime):
 		return "event_date_time is outside of 1900-01-01 to 2262-04-10, what ClickHouse's DateTime64(6) can hold"
 	case r.MetadataVersion < 0:

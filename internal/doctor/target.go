@@ -148,14 +148,14 @@ func targetTypes(_ context.Context, l *look) Finding {
 		column string
 		types  []string
 	}{
-		{"id", []string{"UInt64", "Int64", "UInt128", "Int128"}},
+		{"id", []string{"UInt64"}},
 		{"event_type", []string{text}},
 		{"environment", []string{text}},
 		{"event_context", []string{text}},
 		{"event_date_time", []string{"DateTime64(6, 'UTC')", "DateTime64(6)", "DateTime64(9, 'UTC')", "DateTime64(7, 'UTC')", "DateTime64(8, 'UTC')"}},
-		{"metadata_version", []string{"UInt32", "Int32", "UInt64", "Int64"}},
+		{"metadata_version", []string{"UInt32"}},
 		{"lsn", []string{"UInt64", ""}},
-		{"ordinal", []string{"UInt32", "UInt64", ""}},
+		{"ordinal", []string{"UInt32", ""}},
 	} {
 		has := l.target.types[want.column]
 		bare := strings.TrimSuffix(strings.TrimPrefix(has, "LowCardinality("), ")")

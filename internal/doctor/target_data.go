@@ -35,7 +35,7 @@ func code(err error) int32 {
 
 // tableSetting is a setting of the table: its own, or the server's.
 func (l *look) tableSetting(ctx context.Context, name string) (string, error) {
-	if own := regexp.MustCompile(`\b` + name + ` = (\w+)`).FindStringSubmatch(l.target.settings); own != nil {
+	if own := regexp.MustCompile(`\b` + name + ` = '?(\w+)`).FindStringSubmatch(l.target.settings); own != nil {
 		return own[1], nil
 	}
 	var value string

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/google/uuid"
@@ -206,7 +207,8 @@ func rejectedColumns(rejected []batch.Rejected) []any {
 	ids, reasons := make([]int64, len(rejected)), make([]string, len(rejected))
 	lsns, ordinals := make([]string, len(rejected)), make([]int64, len(rejected))
 	for i, r := range rejected {
-		ids[i], reasons[i], lsns[i], ordinals[i] = r.ID, r.Reason, lsnText(r.Position.CommitLSN), int64(r.Position.Ordinal)
+		reason := strings.ReplaceAll(strings.ToValidUTF8(r.Reason, "�"), "\x00", "�") // Postgres takes no other text
+		ids[i], reasons[i], lsns[i], ordinals[i] = r.ID, reason, lsnText(r.Position.CommitLSN), int64(r.Position.Ordinal)
 	}
 	return []any{ids, reasons, lsns, ordinals}
 }

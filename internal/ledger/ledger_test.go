@@ -3,6 +3,7 @@ package ledger_test
 import (
 	"context"
 	"errors"
+	"math"
 	"slices"
 	"sync"
 	"testing"
@@ -311,6 +312,28 @@ func TestPlan(t *testing.T) {
 			t.Errorf("%d rows in quarantine, %v; want 1", n, err)
 		}
 	})
+}
+
+// TestPlanOfAnything has an id that no range of Postgres ends after, and reasons that no text of Postgres can hold.
+func TestPlanOfAnything(t *testing.T) {
+	t.Parallel()
+	pool, _, l := leading(t)
+	exec(t, pool, `INSERT INTO event_outbox (id, event_type, environment, event_context) OVERRIDING SYSTEM VALUE VALUES (9223372036854775807, 't', 'test', '{}')`)
+	builder := batch.NewBuilder(batch.Limits{Rows: 10, Bytes: 1 << 30})
+	builder.Add(&outbox.Row{
+		ID: math.MaxInt64, Type: "t", Time: time.Now(), Environment: "e", Context: []byte("{}"), MetadataVersion: 1,
+		Position: outbox.Position{CommitLSN: 10, Ordinal: 1},
+	})
+	if err := l.Plan(t.Context(), builder.Seal(batch.ByRows)); err != nil {
+		t.Errorf("the last id: %v", err)
+	}
+	for _, reason := range []string{"Cannot parse uuid \xf0\x9f: x", "a\x00b"} {
+		b := publish(t, pool, 1)
+		b.Rejected = []batch.Rejected{{ID: b.IDs[0], Position: outbox.Position{CommitLSN: 10, Ordinal: 1}, Reason: reason}}
+		if err := l.Plan(t.Context(), b); err != nil {
+			t.Errorf("reason %q: %v", reason, err)
+		}
+	}
 }
 
 func TestTrim(t *testing.T) {

@@ -27,7 +27,7 @@ func allColumns() []targetColumn {
 		{"source", false, repeating(func(c *ClickHouse, _ *batch.Batch, _ *outbox.Row) string { return c.source })},
 		{"id", true, varying(func(r *outbox.Row) uint64 { return uint64(r.ID) })},
 		{"event_type", true, repeating(func(_ *ClickHouse, _ *batch.Batch, r *outbox.Row) string { return r.Type })},
-		{"event_date_time", true, varying(func(r *outbox.Row) time.Time { return r.Time })},
+		{"event_date_time", true, eventTimes()},
 		{"environment", true, repeating(func(_ *ClickHouse, _ *batch.Batch, r *outbox.Row) string { return r.Environment })},
 		{"event_context", true, contexts()},
 		{"metadata_version", true, varying(func(r *outbox.Row) uint32 { return uint32(r.MetadataVersion) })},
@@ -49,6 +49,19 @@ func varying[T any](value func(*outbox.Row) T) filler {
 		err := column.Append(values) // copies them
 		clear(values)                // so that the batch is not kept
 		return err
+	}
+}
+
+// eventTimes fills the column of event_date_time. Times are cut to its precision here: the client rounds those before 1970 up, which may be
+// into another partition.
+func eventTimes() filler {
+	var cut time.Duration
+	fill := varying(func(r *outbox.Row) time.Time { return r.Time.Truncate(cut) })
+	return func(c *ClickHouse, b *batch.Batch, column driver.BatchColumn, raw columns.Interface) error {
+		if cut = precision(string(raw.Type())); cut <= time.Microsecond {
+			cut = 0 // nothing is cut off
+		}
+		return fill(c, b, column, raw)
 	}
 }
 

@@ -6,6 +6,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/ClickHouse/clickhouse-go/v2"
 	"github.com/ClickHouse/clickhouse-go/v2/lib/driver"
 
 	"github.com/sluicebox/sluicebox/internal/batch"
@@ -42,7 +43,10 @@ func TestCarry(t *testing.T) {
 		{"UInt256", "115792089237316195423570985008687907853269984665640564039457584007913129639935", "115792089237316195423570985008687907853269984665640564039457584007913129639935"},
 		{"Float64", "0.1", "0.1"},
 		{"Float64", "Infinity", "inf"},
+		{"Float64", "NaN", "nan"},
+		{"Float64", "0e5", "0"},
 		{"Float32", "1.5", "1.5"},
+		{"LowCardinality(Float64)", "1.5", "1.5"},
 		{"Decimal(9, 2)", "-1234567.89", "-1234567.89"},
 		{"Decimal(38, 10)", "0.0000000001", "0.0000000001"},
 		{"Decimal(9, 2)", "1.500", "1.5"},
@@ -57,6 +61,8 @@ func TestCarry(t *testing.T) {
 		{"DateTime64(6, 'UTC')", "2026-03-14 15:09:26.535897+00", "2026-03-14 15:09:26.535897"},
 		{"DateTime64(6, 'UTC')", "2026-03-14 15:09:26.535897", "2026-03-14 15:09:26.535897"},
 		{"DateTime64(3, 'UTC')", "1900-01-01 00:00:00+00", "1900-01-01 00:00:00.000"},
+		{"DateTime64(3, 'UTC')", "1969-12-31 23:59:59.9999+00", "1969-12-31 23:59:59.999"},
+		{"DateTime64(0, 'UTC')", "1969-12-31 23:59:58.9+00", "1969-12-31 23:59:58"},
 		{"Nullable(DateTime64(6, 'UTC'))", null, null},
 	}
 	refused := []struct{ kind, text string }{
@@ -70,6 +76,14 @@ func TestCarry(t *testing.T) {
 		{"Int64", "9223372036854775808"},
 		{"UInt64", "1.5"},
 		{"Nullable(UInt32)", "many"},
+		{"Int64", strings.Repeat("0", 20_000) + "1"}, // to read one of megabytes would take minutes
+		{"Decimal(9, 2)", strings.Repeat("0", 20_000) + "1"},
+		{"Float64", "1_0"},
+		{"Float64", "0x1p-2"},
+		{"Float32", "1e-60"},
+		{"LowCardinality(Float64)", "NaN"},
+		{"LowCardinality(Nullable(Float64))", "NaN"},
+		{"LowCardinality(Float64)", "-0"},
 		{"Decimal(9, 2)", "1.005"},
 		{"Decimal(9, 2)", "12345678.00"},
 		{"Decimal(9, 2)", "NaN"},
@@ -142,6 +156,30 @@ func TestCarry(t *testing.T) {
 	})
 }
 
+// TestEnumsOfTheClient has Enums whose names the client library mixes up: it would store another value, or panic.
+func TestEnumsOfTheClient(t *testing.T) {
+	t.Parallel()
+	protocols(t, func(t *testing.T, _ *testdb.DB, ch driver.Conn, address string) {
+		t.Helper()
+		for i, c := range []struct{ kind, text string }{
+			{`Enum8('hello\'s' = 1, 'b' = 2)`, "b"},
+			{`Enum8('\'' = 1, 'ab' = 2, 'b' = 3)`, "b"},
+			{`Nullable(Enum8('it\'s' = 1, 'other' = 2))`, "other"},
+			{`Enum8('a\nb' = 1)`, "a\nb"},
+		} {
+			name := fmt.Sprintf("mixed_%d", i)
+			addColumn(t, ch, name, c.kind)
+			s := open(t, address, "event_log")
+			b := newBatch(t, s, 1, 1)
+			b.Rows[0].More = []outbox.Column{more(name, c.text)}
+			var failure *batch.Failure
+			if err := s.Write(t.Context(), b); !errors.As(err, &failure) || failure.Class != batch.Configuration {
+				t.Errorf("%q in a %s: %v, want class configuration", c.text, c.kind, err)
+			}
+		}
+	})
+}
+
 func more(name, text string) outbox.Column {
 	if text == null {
 		return outbox.Column{Name: name}
@@ -151,7 +189,8 @@ func more(name, text string) outbox.Column {
 
 func addColumn(t *testing.T, ch driver.Conn, name, kind string) {
 	t.Helper()
-	if err := ch.Exec(t.Context(), `ALTER TABLE event_log ADD COLUMN `+name+` `+kind); err != nil {
+	ctx := clickhouse.Context(t.Context(), clickhouse.WithSettings(clickhouse.Settings{"allow_suspicious_low_cardinality_types": 1}))
+	if err := ch.Exec(ctx, `ALTER TABLE event_log ADD COLUMN `+name+` `+kind); err != nil {
 		t.Fatal(err)
 	}
 }

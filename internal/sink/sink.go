@@ -10,10 +10,12 @@ import (
 	"fmt"
 	"math"
 	"slices"
+	"strings"
 	"sync"
 	"time"
 
 	"github.com/ClickHouse/clickhouse-go/v2"
+	columns "github.com/ClickHouse/clickhouse-go/v2/lib/column"
 	"github.com/ClickHouse/clickhouse-go/v2/lib/driver"
 
 	"github.com/sluicebox/sluicebox/internal/batch"
@@ -169,6 +171,9 @@ func (c *ClickHouse) Write(ctx context.Context, b *batch.Batch) error {
 	if err != nil {
 		return err
 	}
+	if rejected := target.outOfTime(b); len(rejected) > 0 {
+		return fmt.Errorf("write batch %d: %w", b.Seq, rejected.failure())
+	}
 	carried, ignored := target.carry(b)
 	if !slices.Equal(ignored, c.ignored) { // the table may have got the columns since it was looked at
 		if target, err = c.Check(ctx); err != nil {
@@ -182,6 +187,25 @@ func (c *ClickHouse) Write(ctx context.Context, b *batch.Batch) error {
 		return classify(fmt.Errorf("write batch %d: %w", b.Seq, err))
 	}
 	return nil
+}
+
+// outOfTime are the rows whose time event_date_time can't hold: a DateTime, which a table of the operator's own may have, holds less than
+// [batch.Reject] allows, and the client wraps what is beyond.
+func (t *Target) outOfTime(b *batch.Batch) rejecting {
+	kind := t.types["event_date_time"]
+	if inner, ok := unwrap(kind, "Nullable"); ok {
+		kind = inner
+	}
+	if kind != "DateTime" && !strings.HasPrefix(kind, "DateTime(") {
+		return nil
+	}
+	rejected := rejecting{}
+	for i := range b.Rows {
+		if at := b.Rows[i].Time.Unix(); at < 0 || at > math.MaxUint32 {
+			rejected.add(&b.Rows[i], "event_date_time", "has a value that a "+kind+" can't hold")
+		}
+	}
+	return rejected
 }
 
 // write sends the batch, and with it the columns at some places of More.
@@ -216,18 +240,33 @@ func (c *ClickHouse) write(ctx context.Context, target *Target, b *batch.Batch, 
 	raw := insert.Columns()
 	for i, column := range target.columns {
 		if err := column.fill(c, b, insert.Column(i), raw[i]); err != nil {
-			return fmt.Errorf("encode column %s: %w", column.name, joinAbort(insert, err))
+			return unfit(column.name, target.types[column.name], joinAbort(insert, err))
 		}
 	}
 	for i, values := range more {
 		column := insert.Column(len(target.columns) + i)
 		for j, value := range values {
 			if err := column.AppendRow(value); err != nil {
-				return fmt.Errorf("encode column %s of event %d: %w", b.Rows[j].More[carried[i]].Name, b.Rows[j].ID, joinAbort(insert, err))
+				name := b.Rows[j].More[carried[i]].Name
+				return unfit(name, target.types[name], joinAbort(insert, err))
 			}
 		}
 	}
 	return insert.Send() // exactly one block: never Flush (FACTS C12b)
+}
+
+// unfit is an error of the client that fills a column: nothing was sent. What it says of a value that doesn't fit repeats the value.
+func unfit(column, kind string, err error) error {
+	switch {
+	case errors.As(err, new(*columns.ColumnConverterError)):
+		return &batch.Failure{
+			Class: batch.Configuration, Err: fmt.Errorf("column %s of the table in ClickHouse has type %s, which can't be filled", column, kind),
+			Hint: "compare the table with migrations/clickhouse",
+		}
+	case strings.Contains(kind, "Enum"), strings.Contains(kind, "FixedString"): // none of the names, or longer
+		return &batch.Failure{Class: batch.Data, Err: fmt.Errorf("column %s has a value that a %s can't hold", column, kind)}
+	}
+	return fmt.Errorf("encode column %s: %w", column, err)
 }
 
 // Find returns which rows of a batch ClickHouse has. Where all positions are known, it reads by position and id, through the skip

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"regexp"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -24,6 +25,7 @@ type Target struct {
 	Seen        time.Time // on our clock
 	ServerTime  time.Time // the same moment on ClickHouse's
 
+	zone    string // in which the partition key counts months: that of event_date_time, or the server's
 	quoted  string
 	names   string // of columns, as SQL writes the list
 	types   map[string]string
@@ -83,6 +85,13 @@ func (t *Target) Weaknesses() (all []Weakness) {
 			"create a table as migrations/clickhouse defines it, fill it by INSERT INTO … SELECT while no daemon runs, and EXCHANGE TABLES",
 		})
 	}
+	if t.Partition == partitionKey && !slices.Contains([]string{"UTC", "Etc/UTC", "Etc/UCT", "UCT", "Zulu", "Universal", "GMT", "Etc/GMT"}, t.zone) {
+		all = append(all, Weakness{
+			OtherPartition, "the target table is partitioned by months of the zone " + t.zone + ", not of UTC, so a batch may become several parts, which are " +
+				"not written all or none",
+			"create a table as migrations/clickhouse defines it, fill it by INSERT INTO … SELECT while no daemon runs, and EXCHANGE TABLES",
+		})
+	}
 	if !t.HasDeadline {
 		all = append(all, Weakness{
 			NoDeadline, "the target table has no constraint " + deadlineConstraint + ", so an insert that was paused for longer than the " +
@@ -104,7 +113,7 @@ func (c *ClickHouse) inspect(ctx context.Context) (*Target, error) {
 	}
 	var now time.Time
 	asked := time.Now()
-	if err := c.conn.QueryRow(ctx, `SELECT now64(6, 'UTC')`).Scan(&now); err != nil {
+	if err := c.conn.QueryRow(ctx, `SELECT now64(6, 'UTC'), timezone()`).Scan(&now, &t.zone); err != nil {
 		return nil, fmt.Errorf("ask ClickHouse for its time: %w", err)
 	}
 	t.Seen = time.Now()
@@ -132,6 +141,9 @@ WHERE database = if(? = '', currentDatabase(), ?) AND name = ?`, database, datab
 	t.Partition = partition
 	if err := c.inspectColumns(ctx, t, database, table); err != nil {
 		return nil, err
+	}
+	if _, after, ok := strings.Cut(t.types["event_date_time"], "'"); ok {
+		t.zone, _, _ = strings.Cut(after, "'")
 	}
 	t.HasDeadline = t.has(deadlineColumn) && strings.Contains(create, "CONSTRAINT "+deadlineConstraint)
 	if err := t.plan(c.table); err != nil {
@@ -183,6 +195,11 @@ func (t *Target) plan(table string) error {
 	for _, column := range allColumns() {
 		switch {
 		case column.name == deadlineColumn && !t.HasDeadline:
+		case t.has(column.name) && !clientReads(t.types[column.name]):
+			return &batch.Failure{
+				Class: batch.Configuration, Err: fmt.Errorf("column %s of table %s has type %s, which can't be filled", column.name, table, t.types[column.name]),
+				Hint: "make it a LowCardinality(String)",
+			}
 		case t.has(column.name):
 			t.columns = append(t.columns, column)
 			names = append(names, quote(column.name))
@@ -206,7 +223,7 @@ func window(engine, settings string) uint64 {
 	if strings.HasPrefix(engine, "Replicated") || strings.HasPrefix(engine, "Shared") {
 		name, none = "replicated_deduplication_window", 10_000
 	}
-	match := regexp.MustCompile(`\b` + name + ` = (\d+)`).FindStringSubmatch(settings)
+	match := regexp.MustCompile(`\b` + name + ` = '?(\d+)`).FindStringSubmatch(settings)
 	if match == nil {
 		return none
 	}
