@@ -3,6 +3,7 @@ package main
 import (
 	"errors"
 	"io"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -14,6 +15,8 @@ import (
 func FuzzArguments(f *testing.F) {
 	f.Add("2026-11-24", "2026-11-24T10:00:00+02:00", "4711", "host:9000/default", "5m")
 	f.Add("24h", "1h", "-h", "@h\"", "0s")
+	f.Add("24h", "1h", "0100", "h", "0s")
+	f.Add("24h", "1h", "7,8", "h", "0s")
 	f.Add("24h", "1h", "-1", "@h\"", "0s")
 	f.Add("0001-01-01", "", "9223372036854775808", "%zz", "1e9h")
 	f.Add("-24h", "0001-01-01T00:00:00+23:59", "--all", "h?dial_timeout=x", "")
@@ -43,6 +46,12 @@ func FuzzArguments(f *testing.F) {
 					t.Errorf("%q: error is %v", args, err)
 				}
 				continue
+			}
+			if ids := g.Quarantine.Show.IDs; len(ids) > 0 {
+				first, _, _ := strings.Cut(id, ",") // several may be given as one
+				if want, err := strconv.ParseInt(first, 10, 64); err != nil || ids[0] != want {
+					t.Errorf("%q: shows %d", args, ids)
+				}
 			}
 			if args[0] == "audit" {
 				a := g.Audit

@@ -62,6 +62,7 @@ func (p Program) Parse(grammar any) (*kong.Context, error) {
 		kong.Writers(p.Stdout, io.Discard),
 		kong.ValueFormatter(envs.help),
 		kong.KindMapper(reflect.Int, kong.MapperFunc(decimalInt)),
+		kong.KindMapper(reflect.Int64, kong.MapperFunc(decimalInt)),
 		kong.ConfigureHelp(kong.HelpOptions{Compact: true, WrapUpperBound: helpWidth}),
 	)
 	if err != nil {

@@ -81,9 +81,10 @@ func decimalInt(ctx *kong.DecodeContext, target reflect.Value) error {
 	if err := ctx.Scan.PopValueInto("int", &text); err != nil {
 		return err
 	}
-	n, err := strconv.ParseInt(text, 10, strconv.IntSize)
+	bits := target.Type().Bits()
+	n, err := strconv.ParseInt(text, 10, bits)
 	if err != nil {
-		return fmt.Errorf("expected a valid %d bit int but got %q", strconv.IntSize, text)
+		return fmt.Errorf("expected a valid %d bit int but got %q", bits, text)
 	}
 	target.SetInt(n)
 	return nil
