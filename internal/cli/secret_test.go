@@ -16,8 +16,12 @@ func TestSecretsInTheWrongPlace(t *testing.T) {
 		"postgres://user:p@ssw0rd@host/db", "postgres://user:pa/ssw0rd@host/db", "host=h password='pa ssw0rd' user=x", "host=h password = ssw0rd",
 	} {
 		for _, c := range []struct{ args, environ []string }{
-			{[]string{"run", wrong}, nil}, {[]string{"run", "--log-level=" + wrong}, nil}, {[]string{"run", "--max-rows=" + wrong}, nil},
-			{[]string{"run"}, []string{"CDC_MAX_ROWS=" + wrong}}, {[]string{"run"}, []string{"LOG_LEVEL=" + wrong}}, {[]string{"run"}, []string{"CDC_ADMIN_ADDR=" + wrong}},
+			{[]string{"run", wrong}, nil},
+			{[]string{"run", "--log-level=" + wrong}, nil},
+			{[]string{"run", "--max-rows=" + wrong}, nil},
+			{[]string{"run"}, []string{"CDC_MAX_ROWS=" + wrong}},
+			{[]string{"run"}, []string{"LOG_LEVEL=" + wrong}},
+			{[]string{"run"}, []string{"CDC_ADMIN_ADDR=" + wrong}},
 		} {
 			if _, _, err := parse(t, c.args, append(c.environ, "DATABASE_URL=postgres://h/db")); err == nil || strings.Contains(err.Error(), "ssw0rd") {
 				t.Errorf("%q %q: %v", c.args, c.environ, err)

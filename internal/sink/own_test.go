@@ -21,7 +21,11 @@ func createOwn(t *testing.T, ch driver.Conn, table string, columns map[string]st
 	t.Helper()
 	var list []string
 	for _, column := range []struct{ name, kind string }{
-		{"id", "UInt64"}, {"event_type", "String"}, {"event_date_time", "DateTime64(6, 'UTC')"}, {"environment", "String"}, {"event_context", "String"},
+		{"id", "UInt64"},
+		{"event_type", "String"},
+		{"event_date_time", "DateTime64(6, 'UTC')"},
+		{"environment", "String"},
+		{"event_context", "String"},
 		{"metadata_version", "UInt32"},
 	} {
 		if kind := columns[column.name]; kind != "" {
