@@ -290,3 +290,68 @@ func TestAuditRepair(t *testing.T) {
 		l.wantAudit(t, 0, "same")
 	})
 }
+
+// TestAuditOfANewSlot audits a stream that carries an outbox after another one, under a new slot name, as docs/scaling.md tells: the events
+// that came by the first are there, too.
+func TestAuditOfANewSlot(t *testing.T) {
+	t.Parallel()
+	old := newLine(t)
+	d := old.start(t)
+	old.write(t, 100, 10)
+	old.allMarked(t)
+	d.stop(t)
+	next := lineOn(t, old.db)
+	next.start(t)
+	next.write(t, 10, 10)
+	eventually(t, func() string {
+		if n := next.count(t, `SELECT count(*) FROM event_outbox WHERE NOT processed`); n > 0 {
+			return fmt.Sprintf("%d rows are not processed", n)
+		}
+		return ""
+	})
+	next.wantAudit(t, 0, "same")
+	next.execClickHouse(t, `DELETE FROM event_log WHERE id = 7`)
+	if report := next.wantAudit(t, 6, "differs"); report.Differences[audit.Missing].Count != 1 {
+		t.Errorf("%d are missing, want 1", report.Differences[audit.Missing].Count)
+	}
+	report := next.wantAudit(t, 0, "same", "--repair")
+	if report.Postgres != 110 || report.ClickHouse != 110 {
+		t.Errorf("same: %d events in Postgres, %d in ClickHouse", report.Postgres, report.ClickHouse)
+	}
+	var rows, ids uint64
+	if err := old.ch.QueryRow(t.Context(), `SELECT count(), uniqExact(id) FROM event_log`).Scan(&rows, &ids); err != nil || rows != 110 || ids != 110 {
+		t.Errorf("%d rows of %d events, %v; want 110 of each", rows, ids, err)
+	}
+}
+
+// TestAuditWithoutRightOnIncidents repairs as a role that may not end an incident.
+func TestAuditWithoutRightOnIncidents(t *testing.T) {
+	t.Parallel()
+	l := newLine(t)
+	l.start(t)
+	l.write(t, 100, 100)
+	l.allMarked(t)
+	l.execClickHouse(t, `DELETE FROM event_log WHERE id = 7`)
+	role := strings.Replace(l.slot, "slot", "audit", 1)
+	l.exec(t, `CREATE ROLE `+role+` LOGIN PASSWORD 'audit-password'`)
+	t.Cleanup(func() {
+		if _, err := l.pg.Exec(context.Background(), `DROP OWNED BY `+role+`; DROP ROLE `+role); err != nil { //nolint:usetesting // cleaning up
+			t.Error(err)
+		}
+	})
+	for _, grant := range []string{
+		`SELECT ON event_outbox`, `USAGE ON SCHEMA sluicebox`, `SELECT ON ALL TABLES IN SCHEMA sluicebox`, `INSERT, UPDATE ON sluicebox.audit`,
+		`INSERT ON sluicebox.redelivery`,
+	} {
+		l.exec(t, `GRANT `+grant+` TO `+role)
+	}
+	u, err := url.Parse(l.db.PostgresURL)
+	if err != nil {
+		t.Fatal(err)
+	}
+	u.User = url.UserPassword(role, "audit-password")
+	code, stdout, stderr := l.audit(t, "--repair", "--database-url", u.String())
+	if code != 0 || !strings.Contains(stdout, "same") || !strings.Contains(stderr, "GRANT UPDATE ON sluicebox.incident") {
+		t.Errorf("code %d\n%s%s", code, stdout, stderr)
+	}
+}

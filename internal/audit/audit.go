@@ -49,12 +49,13 @@ type Audit struct {
 	pg     *postgres
 	ch     *clickHouse
 
-	report  *Report
-	cut     time.Time // what ClickHouse took before it may have been removed from Postgres; zero: nothing was
-	days    map[int32]*Day
-	runs    []run
-	missing []missing // what Repair can ask for, at most maxRepair
-	waiting uint64    // unprocessed rows, whatever the reason
+	report   *Report
+	cut      time.Time // what ClickHouse took before it may have been removed from Postgres; zero: nothing was
+	days     map[int32]*Day
+	runs     []run
+	missing  []missing // what Repair can ask for, at most maxRepair
+	waiting  uint64    // unprocessed rows, whatever the reason
+	repaired bool      // what is looked at now was missing before
 }
 
 const (
@@ -85,6 +86,7 @@ func Open(ctx context.Context, pool *pgxpool.Pool, config Config) (*Audit, error
 	if err != nil {
 		return nil, err
 	}
+	ch.sources, ch.mine = pg.slots, pg.mine
 	pg.text, ch.text = pg.canonical(ch.compared), ch.canonical(ch.compared)
 	return &Audit{config: config, pg: pg, ch: ch, days: map[int32]*Day{}}, nil
 }

@@ -13,6 +13,7 @@ import (
 	"github.com/ClickHouse/clickhouse-go/v2/lib/driver"
 
 	"github.com/sluicebox/sluicebox/internal/churl"
+	"github.com/sluicebox/sluicebox/internal/share"
 )
 
 // Columns of the target table.
@@ -36,6 +37,8 @@ type clickHouse struct {
 	compared    map[string]bool
 	notCompared []string
 	text        string // SQL: what the hash is of
+	sources     []string
+	mine        share.Share
 }
 
 const (
@@ -157,7 +160,8 @@ func (c *clickHouse) hash() string {
 	return `reinterpretAsUInt64(reverse(substring(MD5(` + c.text + `), 1, 8)))`
 }
 
-// where limits a query to the rows of the stream, within a period. Times are written as numbers, so nothing needs a quote.
+// where limits a query to the rows of the stream, within a period, whichever stream of this outbox has delivered them: a row may have been
+// marked under an earlier slot, or by an earlier share. Times are written as numbers, so nothing needs a quote.
 func (c *clickHouse) where(within period) string {
 	conditions := []string{`1`}
 	if !within.since.IsZero() {
@@ -167,7 +171,14 @@ func (c *clickHouse) where(within period) string {
 		conditions = append(conditions, `event_date_time < `+instantSQL(within.until))
 	}
 	if c.types[columnSource] != "" {
-		conditions = append(conditions, `source = `+literal(c.config.Slot))
+		sources := make([]string, len(c.sources))
+		for i, source := range c.sources {
+			sources[i] = literal(source)
+		}
+		conditions = append(conditions, `source IN (`+strings.Join(sources, `, `)+`)`)
+	}
+	if !c.mine.Whole() {
+		conditions = append(conditions, c.mine.Where(`toInt64(id)`))
 	}
 	return ` FROM ` + c.table + ` WHERE ` + strings.Join(conditions, ` AND `)
 }

@@ -66,6 +66,12 @@ func (a *Audit) look(ctx context.Context, ids []int64, final bool) (again []int6
 				again = append(again, id)
 				continue
 			}
+			if a.repaired && f.kind == fine && rows[id].rows > 0 {
+				day := a.day(after[id].day)
+				day.ClickHouse += rows[id].rows
+				day.sumClickHouse += rows[id].hash
+				a.report.ClickHouse += rows[id].rows
+			}
 			a.record(f)
 		}
 	}

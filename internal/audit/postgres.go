@@ -26,15 +26,17 @@ const statementTimeout = 10 * time.Minute
 type postgres struct {
 	pool   *pgxpool.Pool
 	config Config
-	table  string // quoted
-	trace  bool   // the outbox has trace_context
-	utf8   bool   // texts need no conversion to be hashed as ClickHouse hashes them
-	text   string // SQL: what the hash is of
-	mine   string // SQL: which rows the stream carries
+	table  string      // quoted
+	trace  bool        // the outbox has trace_context
+	utf8   bool        // texts need no conversion to be hashed as ClickHouse hashes them
+	text   string      // SQL: what the hash is of
+	mine   share.Share // which rows the stream carries
+	slots  []string    // the stream, and those that carried the outbox before it or carry other shares of it
 }
 
 func openPostgres(ctx context.Context, pool *pgxpool.Pool, config Config) (*postgres, error) {
 	p := &postgres{pool: pool, config: config, table: pgx.Identifier{config.Schema, config.Table}.Sanitize()}
+	name := config.Schema + "." + config.Table
 	var outbox, stream, standby bool
 	var streamOutbox, filter string
 	err := p.read(ctx, "look at Postgres", func(ctx context.Context, tx pgx.Tx) error {
@@ -45,10 +47,10 @@ SELECT to_regclass($1) IS NOT NULL, pg_is_in_recovery(), current_setting('server
        coalesce((SELECT outbox FROM sluicebox.stream WHERE slot = $2), ''),
        coalesce((SELECT pg_get_expr(r.prqual, r.prrelid) FROM sluicebox.stream s
                  JOIN pg_publication_rel r ON r.prpubid::text = split_part(s.publication, ' ', 1) AND r.prrelid = to_regclass($1)
-                 WHERE s.slot = $2), '')`,
-			p.table, config.Slot).Scan(&outbox, &standby, &p.utf8, &p.trace, &stream, &streamOutbox, &filter)
+                 WHERE s.slot = $2), ''),
+       ARRAY (SELECT slot FROM sluicebox.stream WHERE slot = $2 OR outbox = $3 ORDER BY slot)`,
+			p.table, config.Slot, name).Scan(&outbox, &standby, &p.utf8, &p.trace, &stream, &streamOutbox, &filter, &p.slots)
 	})
-	name := config.Schema + "." + config.Table
 	switch {
 	case err != nil:
 		return nil, err
@@ -65,7 +67,7 @@ SELECT to_regclass($1) IS NOT NULL, pg_is_in_recovery(), current_setting('server
 	if !ok {
 		return nil, setupError("see docs/scaling.md", "the publication of slot %s has the row filter %s, and not that of a share", config.Slot, filter)
 	}
-	p.mine = carries.Where(`o.id`)
+	p.mine = carries
 	return p, nil
 }
 
@@ -190,7 +192,7 @@ func (p *postgres) groups(ctx context.Context, size buckets, progress func(float
 			rows, err := tx.Query(ctx, `
 SELECT o.id >> $1, `+dayOf+`, count(*) FILTER (WHERE o.processed), count(*) FILTER (WHERE NOT o.processed),
        coalesce(sum(`+p.hash()+`) FILTER (WHERE o.processed), 0)::text
-FROM `+p.table+` o WHERE o.id >= $2 AND ($3 OR o.id <= $4) AND `+p.mine+` AND `+inPeriod(`$5`, `$6`)+` GROUP BY 1, 2`,
+FROM `+p.table+` o WHERE o.id >= $2 AND ($3 OR o.id <= $4) AND `+p.mine.Where(`o.id`)+` AND `+inPeriod(`$5`, `$6`)+` GROUP BY 1, 2`,
 				int32(size.shift), low, last, high, instant(p.config.Since), instant(p.config.Until))
 			if err != nil {
 				return err
@@ -242,7 +244,7 @@ func (p *postgres) hashes(ctx context.Context, from, to int64, within period, ea
 	return p.read(ctx, "read the hashes of the outbox", func(ctx context.Context, tx pgx.Tx) error {
 		rows, err := tx.Query(ctx, `
 SELECT o.id, o.processed, CASE WHEN o.processed THEN `+p.hash()+` ELSE 0 END
-FROM `+p.table+` o WHERE o.id BETWEEN $1 AND $2 AND `+p.mine+` AND `+inPeriod(`$3`, `$4`)+` ORDER BY o.id`,
+FROM `+p.table+` o WHERE o.id BETWEEN $1 AND $2 AND `+p.mine.Where(`o.id`)+` AND `+inPeriod(`$3`, `$4`)+` ORDER BY o.id`,
 			from, to, instant(within.since), instant(within.until))
 		if err != nil {
 			return err
@@ -279,10 +281,10 @@ func (p *postgres) find(ctx context.Context, ids []int64) (found map[int64]inPos
 	err = p.read(ctx, "look at events in Postgres", func(ctx context.Context, tx pgx.Tx) error {
 		rows, err := tx.Query(ctx, `
 SELECT i.id, o.id IS NOT NULL, coalesce(o.processed, false), coalesce(o.processed_at > now() - $3::interval, false),
-       EXISTS (SELECT FROM sluicebox.batch b WHERE b.slot = $1 AND b.state = 'planned' AND b.ids @> i.id),
+       EXISTS (SELECT FROM sluicebox.batch b WHERE b.slot = ANY ($1) AND b.state = 'planned' AND b.ids @> i.id),
        CASE WHEN o.id IS NULL THEN 0 ELSE `+p.hash()+` END, CASE WHEN o.id IS NULL THEN 0 ELSE `+dayOf+` END,
-       (SELECT trimmed_before FROM sluicebox.stream WHERE slot = $1)
-FROM unnest($2::bigint[]) AS i (id) LEFT JOIN `+p.table+` o ON o.id = i.id`, p.config.Slot, ids, youngAge)
+       (SELECT max(trimmed_before) FROM sluicebox.stream WHERE slot = ANY ($1))
+FROM unnest($2::bigint[]) AS i (id) LEFT JOIN `+p.table+` o ON o.id = i.id`, p.slots, ids, youngAge)
 		if err != nil {
 			return err
 		}
@@ -309,7 +311,7 @@ FROM unnest($2::bigint[]) AS i (id) LEFT JOIN `+p.table+` o ON o.id = i.id`, p.c
 func (p *postgres) trimmedBefore(ctx context.Context) (at time.Time, err error) {
 	err = p.read(ctx, "look at the retention", func(ctx context.Context, tx pgx.Tx) error {
 		var before *time.Time
-		err := tx.QueryRow(ctx, `SELECT trimmed_before FROM sluicebox.stream WHERE slot = $1`, p.config.Slot).Scan(&before)
+		err := tx.QueryRow(ctx, `SELECT max(trimmed_before) FROM sluicebox.stream WHERE slot = ANY ($1)`, p.slots).Scan(&before)
 		if err == nil && before != nil {
 			at = *before
 		}
