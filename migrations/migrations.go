@@ -15,6 +15,7 @@ import (
 
 	"github.com/ClickHouse/clickhouse-go/v2"
 	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgxpool"
 	"github.com/jackc/pgx/v5/stdlib"
 	"github.com/pressly/goose/v3"
 	"github.com/pressly/goose/v3/database"
@@ -118,11 +119,11 @@ func PostgresVersion(ctx context.Context, conn interface {
 
 // locked runs do while this session alone holds the right to migrate.
 func locked(ctx context.Context, url string, do func(*sql.DB) ([]Applied, error)) ([]Applied, error) {
-	config, err := pgx.ParseConfig(url)
+	config, err := pgxpool.ParseConfig(url) // the URL of a program may have parameters of its pool, which Postgres does not know
 	if err != nil {
 		return nil, fmt.Errorf("parse the Postgres URL: %w", err)
 	}
-	db := stdlib.OpenDB(*config, stdlib.OptionAfterConnect(beside))
+	db := stdlib.OpenDB(*config.ConnConfig, stdlib.OptionAfterConnect(beside))
 	defer func() { _ = db.Close() }()
 
 	conn, err := db.Conn(ctx)

@@ -1,9 +1,12 @@
 package migrations_test
 
 import (
+	"context"
 	"net/url"
 	"strings"
 	"testing"
+
+	"github.com/jackc/pgx/v5"
 
 	"github.com/sluicebox/sluicebox/internal/testdb"
 	"github.com/sluicebox/sluicebox/migrations"
@@ -86,5 +89,27 @@ func TestPostgresRoles(t *testing.T) {
 		if err := pool.QueryRow(t.Context(), `SELECT has_table_privilege($1, $2, $3)`, test.role, test.table, test.right).Scan(&may); err != nil || may != test.may {
 			t.Errorf("%s may %s %s: %v, want %v; %v", test.role, test.right, test.table, may, test.may, err)
 		}
+	}
+}
+
+// TestDaemonIsNotTheReplicationRole holds that who has the daemon's password can't give the replication role another one. Postgres 15 has no
+// membership without SET ROLE.
+func TestDaemonIsNotTheReplicationRole(t *testing.T) {
+	t.Parallel()
+	server := testdb.OwnPostgres(t, nil)
+	db := testdb.New(t).OnPostgres(t, server)
+	conn, err := pgx.Connect(t.Context(), db.Daemon)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = conn.Close(context.Background()) }() //nolint:usetesting // cleaning up
+	var version int
+	if err := conn.QueryRow(t.Context(), `SELECT current_setting('server_version_num')::int`).Scan(&version); err != nil {
+		t.Fatal(err)
+	}
+	const firstWithout = 160000
+	_, err = conn.Exec(t.Context(), `SET ROLE sluicebox_replication`)
+	if may := err == nil; may != (version < firstWithout) {
+		t.Errorf("Postgres %d: SET ROLE: %v", version, err)
 	}
 }

@@ -57,11 +57,16 @@ func Grant(ctx context.Context, conn *pgx.Conn, schema, outbox string) (done []s
 				continue
 			}
 			for _, statement := range statements {
+				if ours, err := hasUsers(ctx, tx); err != nil {
+					return err
+				} else if !ours && ofUsers(statement) {
+					continue
+				}
 				if _, err := tx.Exec(ctx, statement); err != nil {
 					return fmt.Errorf("%s: %w", statement, err)
 				}
+				done = append(done, statement)
 			}
-			done = append(done, statements...)
 		}
 		return nil
 	})
@@ -84,4 +89,16 @@ func grants(schema, outbox string) map[string][]string {
 			"GRANT SELECT, INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA sluicebox TO " + DaemonRole,
 		},
 	}
+}
+
+// hasUsers says whether table users is that of cmd/api, which has idempotency_key beside it. A service may have one of its own.
+func hasUsers(ctx context.Context, tx pgx.Tx) (has bool, err error) {
+	if err := tx.QueryRow(ctx, `SELECT to_regclass('idempotency_key') IS NOT NULL`).Scan(&has); err != nil {
+		return false, fmt.Errorf("look for the tables of the API: %w", err)
+	}
+	return has, nil
+}
+
+func ofUsers(statement string) bool {
+	return strings.Contains(statement, " ON users ") || strings.Contains(statement, " ON idempotency_key ")
 }

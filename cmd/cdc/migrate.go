@@ -52,7 +52,11 @@ func (c *migrateCommand) Run(ctx context.Context) error {
 		}
 		return &cli.Exit{Code: cli.CodePreflight, Err: err, Hint: hint}
 	}
-	conn, err := pgx.Connect(ctx, c.DatabaseURL.Now())
+	config, err := c.config(1)
+	if err != nil {
+		return err
+	}
+	conn, err := pgx.ConnectConfig(ctx, config.ConnConfig)
 	if err != nil {
 		return fmt.Errorf("connect to Postgres: %w", err)
 	}

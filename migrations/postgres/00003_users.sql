@@ -1,5 +1,12 @@
 -- +goose Up
--- The service of cmd/api: an example of a producer, small but whole.
+-- The service of cmd/api: an example of a producer, small but whole. A database whose own service has a table of users keeps that one.
+-- +goose StatementBegin
+DO $$
+BEGIN
+IF to_regclass('users') IS NOT NULL THEN
+    RETURN;
+END IF;
+
 CREATE TABLE users (
     id         bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
     email      text        NOT NULL,
@@ -22,3 +29,5 @@ CREATE TABLE idempotency_key (
 );
 
 CREATE INDEX idempotency_key_created_at ON idempotency_key (created_at);
+END $$;
+-- +goose StatementEnd

@@ -19,7 +19,11 @@ BEGIN
 
     -- To end the session of a daemon that hangs.
     IF NOT pg_has_role('sluicebox_daemon', 'sluicebox_replication', 'USAGE') THEN
-        GRANT sluicebox_replication TO sluicebox_daemon;
+        IF current_setting('server_version_num')::int >= 160000 THEN -- its sessions, and not to become it: it could give itself a password
+            EXECUTE 'GRANT sluicebox_replication TO sluicebox_daemon WITH INHERIT TRUE, SET FALSE';
+        ELSE
+            GRANT sluicebox_replication TO sluicebox_daemon;
+        END IF;
     END IF;
     -- Who holds up the slot: for `cdc doctor` and the status page.
     IF NOT pg_has_role('sluicebox_daemon', 'pg_read_all_stats', 'USAGE') THEN
