@@ -2,6 +2,7 @@ package ops
 
 import (
 	"context"
+	"maps"
 	"sync"
 	"time"
 
@@ -61,7 +62,8 @@ type examined struct {
 type examination struct {
 	at     time.Time // zero: there was none
 	unwell []doctor.Finding
-	counts map[doctor.Result]int
+	counts map[doctor.Result]int // of those that are shown
+	hidden int                   // what a daemon that has not begun tells by itself
 }
 
 // failed is the number of checks that failed, of those shown.
@@ -76,10 +78,13 @@ func (e *examination) failed() (n int) {
 
 // set keeps a report. Of a daemon that has not begun, what it tells by itself may not be true yet: its slot is missing, say.
 func (e *examined) set(report *doctor.Report, began bool) {
-	last := examination{at: time.Now(), counts: report.Counts}
+	last := examination{at: time.Now(), counts: maps.Clone(report.Counts)}
 	for _, f := range report.Unwell() {
 		if began || !f.Told() {
 			last.unwell = append(last.unwell, f)
+		} else {
+			last.counts[f.Result]--
+			last.hidden++
 		}
 	}
 	e.mu.Lock()

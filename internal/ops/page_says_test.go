@@ -2,6 +2,7 @@ package ops_test
 
 import (
 	"errors"
+	"strings"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -153,4 +154,20 @@ func TestPageSays(t *testing.T) {
 			})
 		})
 	}
+}
+
+// TestPageSaysLateWithoutTheLedger has a daemon whose delivery is late by its own reckoning, while the ledger can't be read.
+func TestPageSaysLateWithoutTheLedger(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		m, b := streaming(), healthy()
+		p := pageOf(m, b, true)
+		shown(t, p)
+		look(m, 2000)
+		b.err = errors.New("canceling statement due to statement timeout")
+		after(10 * time.Minute)
+		if page := shown(t, p); !strings.Contains(page, "<title>Trouble") || strings.Contains(page, "Delivery goes on") {
+			t.Errorf("ten minutes late, and the page says:\n%s", page)
+		}
+	})
 }

@@ -56,6 +56,14 @@ func (o *observed) verdict() (level Level, sentence string) {
 	old := o.known.err != nil && o.now.Sub(o.known.at) > stale
 	switch {
 	case level == Trouble:
+	case old && o.state != pipeline.Standby && o.reading.lag > late: // as far as this daemon knows by itself
+		if o.reading.lag > tooLate {
+			level = Trouble
+		} else {
+			level = Notice
+		}
+		return level, "delivery is " + cli.Span(o.reading.lag) + " late, and Postgres does not let this page read the ledger; it was last read " +
+			cli.Span(o.now.Sub(o.known.at)) + " ago"
 	case old:
 		return Notice, "delivery goes on, but Postgres does not let this page read the ledger; it was last read " + cli.Span(o.now.Sub(o.known.at)) + " ago"
 	case o.state == pipeline.Standby || status.Phase != ledger.PhaseStream:

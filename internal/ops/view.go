@@ -35,6 +35,7 @@ type view struct {
 	Held       string // rows in quarantine, and dropped ones
 	Findings   []findingRow
 	Examined   string // when a doctor looked, and the sum of what it found; empty: it has not
+	Hidden     bool   // it found what the verdict tells
 	MayRetry   bool
 	Read       bool // the ledger was read at least once
 
@@ -93,7 +94,7 @@ func (p *Page) view(o *observed) *view {
 		}
 	}
 	if e := o.examined; !e.at.IsZero() {
-		v.Findings = o.findings()
+		v.Findings, v.Hidden = o.findings(), e.hidden > 0
 		v.Examined = fmt.Sprintf("%d failed, %d warned, %d ok, %s ago", e.counts[doctor.Fail], e.counts[doctor.Warn], e.counts[doctor.OK], cli.Span(o.now.Sub(e.at)))
 	}
 	if o.known.status == nil {
