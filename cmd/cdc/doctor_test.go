@@ -8,6 +8,8 @@ import (
 	"testing"
 
 	"github.com/sluicebox/sluicebox/internal/doctor"
+	"github.com/sluicebox/sluicebox/internal/testdb"
+	"github.com/sluicebox/sluicebox/migrations"
 )
 
 // doctor runs `cdc doctor` with the least privileges, and settings.
@@ -101,4 +103,32 @@ func TestExaminedLater(t *testing.T) {
 		t.Fatal(err)
 	}
 	d.wait(t, `"check":"target.fsync"`)
+}
+
+// TestDoctorOfHiddenViews has the grants of the daemon's role, by which ClickHouse shows neither a view nor what it fills.
+func TestDoctorOfHiddenViews(t *testing.T) {
+	t.Parallel()
+	server := testdb.OwnClickHouse(t, migrations.ClickHouseGrants(migrations.DaemonRole, "default")...)
+	l := newLine(t)
+	l.db = l.db.OnClickHouse(t, server)
+	l.ch = l.db.ClickHouse(t)
+	if _, err := migrations.Apply(t.Context(), l.db.PostgresURL, l.db.ClickHouseURL, migrations.Single); err != nil {
+		t.Fatal(err)
+	}
+	l.execClickHouse(t, `CREATE TABLE filled (id UInt64) ENGINE = MergeTree ORDER BY id`)
+	l.execClickHouse(t, `CREATE MATERIALIZED VIEW v TO filled AS SELECT id FROM event_log`)
+	for address, want := range map[string]string{l.db.ClickHouseURL: "warn", l.db.Warehouse: "skip"} {
+		_, out, _ := runCDC(t, []string{"DATABASE_URL=" + l.db.Daemon, "CLICKHOUSE_URL=" + address, "CDC_SLOT=" + l.slot}, "doctor", "--json")
+		var report struct {
+			Findings []struct{ Check, Result, Seen string }
+		}
+		if err := json.Unmarshal([]byte(out), &report); err != nil {
+			t.Fatalf("%v: %s", err, out)
+		}
+		for _, f := range report.Findings {
+			if f.Check == "target.views" && f.Result != want {
+				t.Errorf("%s: %s, want %s", f.Result, f.Seen, want)
+			}
+		}
+	}
 }

@@ -181,10 +181,11 @@ func printQuarantined(out io.Writer, q *ledger.Quarantined, first bool) error {
 	}
 	if q.Event != nil {
 		text.WriteString("event_context:\n")
-		if err := json.Indent(&text, q.Event.Context, "", "  "); err != nil {
+		var event bytes.Buffer
+		if err := json.Indent(&event, q.Event.Context, "", "  "); err != nil {
 			return err
 		}
-		text.WriteString("\n")
+		text.WriteString(escapeControls(event.String()) + "\n")
 	}
 	_, err := out.Write(text.Bytes())
 	return err

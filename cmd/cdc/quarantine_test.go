@@ -283,3 +283,24 @@ func TestQuarantineRetry(t *testing.T) {
 		l.same(t)
 	})
 }
+
+// TestQuarantineEscapes has characters in an event that would do something to a terminal, and that JSON does not escape.
+func TestQuarantineEscapes(t *testing.T) {
+	t.Parallel()
+	l := newLine(t)
+	d := l.start(t)
+	d.wait(t, `"message":"streaming"`)
+	l.exec(t, `INSERT INTO event_outbox (event_type, event_date_time, environment, event_context) VALUES
+		('poison' || chr(155) || '2J', 'infinity', 'test', jsonb_build_object('a' || chr(155) || '31m', chr(155) || '2J' || chr(8238) || chr(127)))`)
+	eventually(t, func() string {
+		if l.count(t, `SELECT count(*) FROM sluicebox.quarantine`) == 0 {
+			return "nothing is in quarantine"
+		}
+		return ""
+	})
+	for _, args := range [][]string{{"quarantine", "show", "1"}, {"quarantine", "show", "1", "--json"}, {"quarantine", "list"}, {"quarantine", "list", "--json"}} {
+		if r := l.operate(t, args...); !strings.Contains(r.stdout, "poison") || strings.ContainsAny(r.stdout, "\u009b\u202e\u007f") {
+			t.Errorf("%q prints %q", args, r.stdout)
+		}
+	}
+}

@@ -79,7 +79,7 @@ func (c *statusCommand) text(s *ledger.Status) (string, error) {
 		encoder := json.NewEncoder(&text)
 		encoder.SetEscapeHTML(false)
 		err := encoder.Encode(document)
-		return text.String(), err
+		return escapeControls(text.String()), err
 	}
 	table, err := statusTable(s)
 	return paint(os.Stdout, colourOf(level), summary) + "\n\n" + table, err

@@ -169,14 +169,16 @@ func printObject(w *bufio.Writer, e *ledger.DeliveredEvent, _ int) error {
 	return err
 }
 
-// escapeControls writes the characters that could do something to a terminal as JSON escapes. They occur in strings only.
+// escapeControls writes the characters that could do something to a terminal as JSON escapes. They occur in strings only, but for the ends of
+// lines, which do not occur there.
 func escapeControls(object string) string {
-	if !strings.ContainsFunc(object, cli.Harmful) {
+	harmful := func(r rune) bool { return r != '\n' && cli.Harmful(r) }
+	if !strings.ContainsFunc(object, harmful) {
 		return object
 	}
 	var text strings.Builder
 	for _, r := range object {
-		if !cli.Harmful(r) {
+		if !harmful(r) {
 			text.WriteRune(r)
 			continue
 		}
