@@ -88,7 +88,7 @@ func readonly(_ context.Context, l *look) Finding {
 	return ok("%s may write", l.warehouse.user)
 }
 
-func (l *look) user() string { return "`" + strings.ReplaceAll(l.warehouse.user, "`", "\\`") + "`" }
+func (l *look) user() string { return name(l.warehouse.user) }
 
 // clickhouseMemory holds the limit of a query against what an insert takes: the block, and what compressing and sorting it need.
 func clickhouseMemory(_ context.Context, l *look) Finding {

@@ -153,13 +153,13 @@ func rowSecurity(_ context.Context, l *look) Finding {
 
 // triggers are those that fire when a row is marked; bit 4 of tgtype is UPDATE.
 func triggers(ctx context.Context, l *look) Finding {
-	names, err := lacking(ctx, l.pg, `SELECT DISTINCT tgname::text FROM pg_trigger
-WHERE tgrelid IN (SELECT relid FROM pg_partition_tree($1) UNION SELECT $1) AND NOT tgisinternal AND tgenabled IN ('O', 'A') AND tgtype & 16 > 0 LIMIT 10`, l.outbox.oid)
+	names, err := lacking(ctx, l.pg, `SELECT DISTINCT format('%I ON %s', tgname, tgrelid::regclass) FROM pg_trigger
+WHERE tgrelid IN (SELECT relid FROM pg_partition_tree($1) UNION SELECT $1) AND tgparentid = 0 AND NOT tgisinternal AND tgenabled IN ('O', 'A') AND tgtype & 16 > 0 LIMIT 10`, l.outbox.oid)
 	if err != nil {
 		return unknown(err)
 	}
 	if len(names) > 0 {
-		return warn("no trigger on UPDATE", "DROP TRIGGER "+identifier(names[0])+" ON "+l.outboxName(), "it fires for each event that is marked: %s", strings.Join(names, ", "))
+		return warn("no trigger on UPDATE", "DROP TRIGGER "+names[0], "it fires for each event that is marked: %s", strings.Join(names, ", "))
 	}
 	return ok("none fires when an event is marked")
 }
@@ -167,7 +167,8 @@ WHERE tgrelid IN (SELECT relid FROM pg_partition_tree($1) UNION SELECT $1) AND N
 // processedIndex goes by what the indexes depend on: a column that an expression or a condition mentions is there, too.
 func processedIndex(ctx context.Context, l *look) Finding {
 	names, err := lacking(ctx, l.pg, `
-SELECT DISTINCT i.indexrelid::regclass::text FROM pg_index i
+SELECT DISTINCT CASE x.relkind WHEN 'I' THEN '' ELSE 'CONCURRENTLY ' END || i.indexrelid::regclass::text FROM pg_index i
+JOIN pg_class x ON x.oid = i.indexrelid AND NOT x.relispartition -- an index of a partition goes with that of the table
 JOIN pg_attribute a ON a.attrelid = i.indrelid AND a.attname IN ('processed', 'processed_at')
 JOIN pg_depend d ON d.classid = 'pg_class'::regclass AND d.objid = i.indexrelid AND d.refclassid = 'pg_class'::regclass
                 AND d.refobjid = i.indrelid AND d.refobjsubid = a.attnum
@@ -176,8 +177,8 @@ WHERE i.indrelid IN (SELECT relid FROM pg_partition_tree($1) UNION SELECT $1) LI
 		return unknown(err)
 	}
 	if len(names) > 0 {
-		return warn("no index that mentions processed or processed_at", "DROP INDEX CONCURRENTLY "+names[0],
-			"%s: marking an event touches every index instead of none, and the table bloats", strings.Join(names, ", "))
+		return warn("no index that mentions processed or processed_at", "DROP INDEX "+names[0],
+			"%s: marking an event touches every index instead of none, and the table bloats", strings.ReplaceAll(strings.Join(names, ", "), "CONCURRENTLY ", ""))
 	}
 	return ok("none mentions processed")
 }

@@ -22,6 +22,7 @@ type publication struct {
 	insert, update, delete, truncate bool
 	viaRoot                          bool
 	all                              bool
+	schemas                          bool // it is for all tables of a schema
 	has                              bool // the outbox is in it
 	partitioned                      bool // the outbox is
 	filter                           string
@@ -51,7 +52,7 @@ func findPublication(ctx context.Context, l *look) Finding {
 	err := l.pg.QueryRow(ctx, `
 SELECT p.pubinsert, p.pubupdate, p.pubdelete, p.pubtruncate, p.pubviaroot, p.puballtables,
        p.puballtables OR r.oid IS NOT NULL OR EXISTS (SELECT FROM pg_publication_namespace n WHERE n.pnpubid = p.oid AND n.pnnspid = c.relnamespace),
-       coalesce(c.relkind = 'p', false), coalesce(pg_get_expr(r.prqual, r.prrelid), ''), r.prattrs IS NOT NULL,
+       EXISTS (SELECT FROM pg_publication_namespace n WHERE n.pnpubid = p.oid), coalesce(c.relkind = 'p', false), coalesce(pg_get_expr(r.prqual, r.prrelid), ''), r.prattrs IS NOT NULL,
        others.n, coalesce(others.one, '')
 FROM pg_publication p
 CROSS JOIN LATERAL (
@@ -60,7 +61,7 @@ CROSS JOIN LATERAL (
 LEFT JOIN pg_class c ON c.oid = to_regclass($2)
 LEFT JOIN pg_publication_rel r ON r.prpubid = p.oid AND r.prrelid = c.oid
 WHERE p.pubname = $1`, l.config.Replication.Publication, l.outboxName()).Scan(
-		&p.insert, &p.update, &p.delete, &p.truncate, &p.viaRoot, &p.all, &p.has, &p.partitioned, &p.filter, &p.columns, &p.others, &p.other)
+		&p.insert, &p.update, &p.delete, &p.truncate, &p.viaRoot, &p.all, &p.has, &p.schemas, &p.partitioned, &p.filter, &p.columns, &p.others, &p.other)
 	if errors.Is(err, pgx.ErrNoRows) {
 		return fail("publication "+l.config.Replication.Publication, "run `cdc migrate` as the owner of the outbox", "there is no such publication in this database")
 	}
@@ -146,7 +147,7 @@ func partitionRoot(_ context.Context, l *look) Finding {
 func otherTables(_ context.Context, l *look) Finding {
 	if n := l.publication.others; n > 0 || l.publication.all {
 		mend := "ALTER PUBLICATION " + l.publicationName() + " DROP TABLE " + l.publication.other
-		if l.publication.all {
+		if l.publication.all || l.publication.schemas { // no table can be taken out of those
 			mend = "DROP PUBLICATION " + l.publicationName() + ", then run `cdc migrate`"
 		}
 		return warn("the outbox alone", mend, "%d other tables are published: their rows are decoded, sent and thrown away", n)

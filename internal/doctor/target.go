@@ -152,7 +152,7 @@ func targetTypes(_ context.Context, l *look) Finding {
 		{"event_type", []string{text}},
 		{"environment", []string{text}},
 		{"event_context", []string{text}},
-		{"event_date_time", []string{"DateTime64(6, 'UTC')", "DateTime64(6)", "DateTime64(9, 'UTC')", "DateTime64(7, 'UTC')", "DateTime64(8, 'UTC')"}},
+		{"event_date_time", []string{"DateTime64(6, 'UTC')", "DateTime64(6)", "DateTime64(7)", "DateTime64(8)", "DateTime64(9)"}}, // a zone is how it is shown
 		{"metadata_version", []string{"UInt32"}},
 		{"lsn", []string{"UInt64", ""}},
 		{"ordinal", []string{"UInt32", ""}},
@@ -160,11 +160,15 @@ func targetTypes(_ context.Context, l *look) Finding {
 		has := l.target.types[want.column]
 		bare := strings.TrimSuffix(strings.TrimPrefix(has, "LowCardinality("), ")")
 		if strings.HasPrefix(has, "DateTime64") {
-			bare = has
+			bare, _, _ = strings.Cut(strings.TrimSuffix(has, ")"), ",")
+			bare += ")"
 		}
 		if !slices.Contains(want.types, bare) {
-			return warn(want.types[0], "ALTER TABLE "+l.targetSQL()+" MODIFY COLUMN "+want.column+" "+want.types[0],
-				"column %s is %s, which does not hold every value of the outbox as it is", want.column, has)
+			mend := "ALTER TABLE " + l.targetSQL() + " MODIFY COLUMN " + want.column + " " + want.types[0]
+			if strings.Contains(l.target.sortingKey, want.column) { // ClickHouse changes no type in the key
+				mend = "create a table as migrations/clickhouse defines it, fill it by INSERT INTO … SELECT while no daemon runs, and EXCHANGE TABLES"
+			}
+			return warn(want.types[0], mend, "column %s is %s, which can't be filled, or does not hold every value of the outbox as it is", want.column, has)
 		}
 	}
 	return ok("hold every value of the outbox")

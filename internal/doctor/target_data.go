@@ -115,7 +115,7 @@ FROM system.mutations WHERE database = ? AND table = ? AND NOT is_done`, uint64(
 	if err != nil {
 		return unknown(err)
 	}
-	mend := fmt.Sprintf("KILL MUTATION WHERE database = '%s' AND table = '%s' AND mutation_id = '%s'", database, table, id)
+	mend := "KILL MUTATION WHERE database = " + text(database) + " AND table = " + text(table) + " AND mutation_id = " + text(id)
 	switch {
 	case failed > 0:
 		return warn("none that fails", mend, "mutation %s fails again and again with code %s, and holds up merges; system.mutations says what it does, and why it fails", id, code)
@@ -125,61 +125,90 @@ FROM system.mutations WHERE database = ? AND table = ? AND NOT is_done`, uint64(
 	return ok("none is stuck")
 }
 
+// text writes a text as ClickHouse's SQL does.
+func text(value string) string {
+	return "'" + strings.NewReplacer(`\`, `\\`, `'`, `\'`).Replace(value) + "'"
+}
+
+// name writes a name as ClickHouse's SQL does.
+func name(value string) string {
+	return "`" + strings.NewReplacer(`\`, `\\`, "`", "\\`").Replace(value) + "`"
+}
+
 // views are what ClickHouse derives from each insert. A batch that is sent again is dropped in the table by its token; a view's own table
-// must have a window to drop it, too (FACTS C7).
+// must have a window to drop it, too (FACTS C7). The table's own row names its views also to a user who does not see them.
 func views(ctx context.Context, l *look) Finding {
 	database, table := l.targetName()
 	rows, err := l.ch.Query(ctx, `
-SELECT v.database, v.name, v.create_table_query, toString(v.uuid) FROM system.tables v
-WHERE v.engine = 'MaterializedView' AND has((
-    SELECT arrayZip(dependencies_database, dependencies_table) FROM system.tables WHERE database = ? AND name = ?), (v.database, v.name))`, database, table)
+SELECT d.1, d.2, v.engine, v.create_table_query, toString(v.uuid)
+FROM (SELECT arrayJoin(arrayZip(dependencies_database, dependencies_table)) AS d FROM system.tables WHERE database = ? AND name = ?) t
+LEFT JOIN (SELECT database, name, engine, create_table_query, uuid FROM system.tables) v ON v.database = t.d.1 AND v.name = t.d.2`, database, table)
 	if err != nil {
 		return unknown(err)
 	}
 	defer func() { _ = rows.Close() }() // rows.Err tells
-	n := 0
+	n, unseen, weak, fill := 0, "", "", ""
 	for rows.Next() {
-		var in, name, create, uuid string
-		if err := rows.Scan(&in, &name, &create, &uuid); err != nil {
+		var in, view, engine, create, uuid string
+		if err := rows.Scan(&in, &view, &engine, &create, &uuid); err != nil {
 			return unknown(err)
+		}
+		if engine != "" && engine != "MaterializedView" {
+			continue
 		}
 		n++
-		found, err := l.viewTarget(ctx, in, create, uuid)
-		if err != nil {
+		fills, seen, err := l.viewTarget(ctx, in, view, create, uuid)
+		switch {
+		case err != nil:
 			return unknown(err)
-		}
-		if found != "" {
-			return warn("a deduplication window of its own", "ALTER TABLE "+found+" MODIFY SETTING non_replicated_deduplication_window = 10000",
-				"%s fills %s, which has no deduplication window: a batch that is sent again is counted twice there", name, found)
+		case engine == "" || !seen:
+			unseen = name(in) + "." + name(view)
+		case fills != "":
+			weak, fill = fills, view
 		}
 	}
 	if err := rows.Err(); err != nil {
 		return unknown(err)
 	}
-	if n == 0 {
+	switch {
+	case weak != "":
+		return warn("a deduplication window of its own", "ALTER TABLE "+weak+" MODIFY SETTING non_replicated_deduplication_window = 10000",
+			"%s fills %s, which has no deduplication window: a batch that is sent again is counted twice there", fill, weak)
+	case unseen != "":
+		return skip("%s does not see the view %s, or what it fills; GRANT SHOW TABLES, SHOW COLUMNS on both shows them", l.warehouse.user, unseen)
+	case n == 0:
 		return ok("none")
 	}
 	return ok("%d, with windows", n)
 }
 
-// viewTarget returns the table that a view fills if that table has no window.
-func (l *look) viewTarget(ctx context.Context, in, create, uuid string) (string, error) {
+// ident is a name as ClickHouse prints it.
+const ident = "(?:`((?:[^`\\\\]|\\\\.)*)`|([A-Za-z_][A-Za-z0-9_]*))"
+
+// viewTo matches what a view that was created with TO fills, which follows its own name at once.
+var viewTo = regexp.MustCompile("^CREATE MATERIALIZED VIEW " + ident + "\\." + ident + "(?: REFRESH .*?)? TO " + ident + "\\." + ident + "(?:[ (]|$)")
+
+// viewTarget returns the table that a view fills if that table has no window; seen is false if this user does not see it.
+func (l *look) viewTarget(ctx context.Context, in, view, create, uuid string) (fills string, seen bool, err error) {
 	database, table := in, ".inner_id."+uuid
-	if to := regexp.MustCompile("^CREATE MATERIALIZED VIEW .*? TO (?:`?([^`. ]+)`?\\.)?`?([^`. (]+)`?[ (]").FindStringSubmatch(create); to != nil {
-		table = to[2]
-		if to[1] != "" {
-			database = to[1]
-		}
+	if uuid == "00000000-0000-0000-0000-000000000000" {
+		table = ".inner." + view
+	}
+	if to := viewTo.FindStringSubmatch(create); to != nil {
+		plain := strings.NewReplacer(`\\`, `\`, "\\`", "`", `\'`, "'")
+		database, table = plain.Replace(to[5])+to[6], plain.Replace(to[7])+to[8]
 	}
 	var engine, settings string
-	err := l.ch.QueryRow(ctx, `SELECT any(engine), any(engine_full) FROM system.tables WHERE database = ? AND name = ?`, database, table).Scan(&engine, &settings)
-	if err != nil || engine == "" || strings.HasPrefix(engine, "Replicated") || strings.HasPrefix(engine, "Shared") {
-		return "", err
+	err = l.ch.QueryRow(ctx, `SELECT any(engine), any(engine_full) FROM system.tables WHERE database = ? AND name = ?`, database, table).Scan(&engine, &settings)
+	switch {
+	case err != nil || engine == "":
+		return "", false, err
+	case strings.HasPrefix(engine, "Replicated") || strings.HasPrefix(engine, "Shared"):
+		return "", true, nil
+	case regexp.MustCompile(`\bnon_replicated_deduplication_window = [1-9]`).MatchString(settings):
+		return "", true, nil
 	}
-	if regexp.MustCompile(`\bnon_replicated_deduplication_window = [1-9]`).MatchString(settings) {
-		return "", nil
-	}
-	return "`" + database + "`.`" + table + "`", nil
+	return name(database) + "." + name(table), true, nil
 }
 
 // readDisk finds the fullest disk that the table may be on. Not every user may look.
