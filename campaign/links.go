@@ -89,25 +89,32 @@ func (l *link) through(target string) string {
 
 // add adds a toxic, as JSON, and returns what removes it.
 func (l *link) add(toxic string) (heal func(context.Context) error, err error) {
-	var added *toxics.ToxicWrapper
+	names := make(chan string, 1) // of the toxic, once it is there: a proxy that hangs is given up without
 	l.mu.Lock()
 	proxy := l.proxy
 	l.mu.Unlock()
 	err = l.bounded(func() error {
-		var err error
-		added, err = proxy.Toxics.AddToxicJson(strings.NewReader(toxic))
+		added, err := proxy.Toxics.AddToxicJson(strings.NewReader(toxic))
+		if err == nil {
+			names <- added.Name
+		}
 		return err
 	})
 	if err != nil {
 		return nil, fmt.Errorf("link %s: %w", l.name, err)
 	}
 	return func(ctx context.Context) error {
-		return l.bounded(func() error {
-			if err := proxy.Toxics.RemoveToxic(ctx, added.Name); !errors.Is(err, toxiproxy.ErrToxicNotFound) {
-				return err
-			}
+		select {
+		case name := <-names:
+			return l.bounded(func() error {
+				if err := proxy.Toxics.RemoveToxic(ctx, name); !errors.Is(err, toxiproxy.ErrToxicNotFound) {
+					return err
+				}
+				return nil
+			})
+		default:
 			return nil
-		})
+		}
 	}, nil
 }
 
