@@ -87,6 +87,7 @@ func (p *postgres) config(conns int32) (*pgxpool.Config, error) {
 		return nil, fmt.Errorf("parse the Postgres URL: %w", err)
 	}
 	config.MaxConns = conns
+	config.PingTimeout = 5 * time.Second // of a session that was idle: one that a firewall has forgotten costs no more
 	if config.ConnConfig.ConnectTimeout == 0 {
 		config.ConnConfig.ConnectTimeout = 10 * time.Second
 	}

@@ -24,9 +24,10 @@ const settleTimeout = 2 * time.Minute
 // row that is delivered stays delivered. $1 to $4 of format are the numbers of the parameters.
 const quarantine = `rejected AS (
     INSERT INTO sluicebox.quarantine AS q (slot, id, reason, lsn, ordinal)
-    SELECT fence.slot, r.id, r.reason, r.lsn::pg_lsn, r.ordinal
-    FROM fence, unnest($3::bigint[], $4::text[], $5::text[], $6::bigint[]) AS r (id, reason, lsn, ordinal)
+    SELECT DISTINCT ON (r.id) fence.slot, r.id, r.reason, r.lsn::pg_lsn, r.ordinal -- an id may have been given again
+    FROM fence, unnest($3::bigint[], $4::text[], $5::text[], $6::bigint[]) WITH ORDINALITY AS r (id, reason, lsn, ordinal, place)
     WHERE NOT EXISTS (SELECT FROM %[1]s o WHERE o.id = r.id AND o.processed)
+    ORDER BY r.id, r.place DESC
     ON CONFLICT (slot, id) DO UPDATE SET reason = excluded.reason, created_at = now()
 ), refused AS (
     DELETE FROM sluicebox.redelivery r USING fence WHERE r.slot = fence.slot AND r.id = ANY ($3)

@@ -52,6 +52,10 @@ func Prepare(ctx context.Context, conn *pgx.Conn) error {
 	if err != nil {
 		return fmt.Errorf("make commits durable: %w", err)
 	}
+	// Each statement must see what was committed while it, or the one before, waited for a lock; the role or the database may say otherwise.
+	if _, err := conn.Exec(ctx, `SELECT set_config('default_transaction_isolation', 'read committed', false)`); err != nil {
+		return fmt.Errorf("set default_transaction_isolation: %w", err)
+	}
 	for name, value := range decode.Session {
 		if _, err := conn.Exec(ctx, `SELECT set_config($1, $2, false)`, name, value); err != nil {
 			return fmt.Errorf("set %s: %w", name, err)

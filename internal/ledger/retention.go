@@ -29,8 +29,8 @@ type Trimmed struct {
 
 // TrimOutbox looks at the next limit rows after an id, in the order of ids, and removes the settled ones: processed, longer ago
 // than age by the clock of Postgres, and not to be delivered again. No index mentions processed, so old rows are found by where
-// they are: ids grow with time, roughly, and the first window in which nothing is old enough ends the search. Rows in quarantine
-// stay for ever, and say nothing about their neighbours.
+// they are: ids grow with time, roughly, and the first window in which nothing is old enough ends the search. Rows in quarantine,
+// and those that somebody marked without a time, stay for ever, and say nothing about their neighbours.
 //
 // The look takes no lock, since it may have to step over many rows that are gone and not vacuumed yet. The removal is one transaction
 // in one round trip, so that a daemon that is paused in it holds no locks: [ErrFenced] if another daemon has taken over.
@@ -42,7 +42,7 @@ func (l *Ledger) TrimOutbox(ctx context.Context, age time.Duration, after int64,
 	err := l.pool.QueryRow(looking, `
 WITH seen AS (
     SELECT o.id, (o.processed AND o.processed_at < now() - $2::interval AND r.id IS NULL) IS TRUE AS old,
-           r.id IS NOT NULL OR NOT o.processed AND q.id IS NOT NULL AS kept
+           r.id IS NOT NULL OR NOT o.processed AND q.id IS NOT NULL OR o.processed AND o.processed_at IS NULL AS kept
     FROM (SELECT id, processed, processed_at FROM `+l.outbox()+` WHERE id > $3 AND `+l.share.Where(`id`)+` ORDER BY id LIMIT $4) o
     LEFT JOIN sluicebox.redelivery r ON r.slot = $1 AND r.id = o.id
     LEFT JOIN sluicebox.quarantine q ON q.slot = $1 AND q.id = o.id
@@ -194,7 +194,8 @@ func (l *Ledger) needs(partition string, age time.Duration) string {
         WHERE processed AND processed_at >= ` + cutoff + `)
 OR EXISTS (SELECT FROM sluicebox.quarantine q JOIN ` + partition + ` o ON o.id = q.id
            WHERE q.slot = ` + slot + ` AND q.dropped_at IS NULL AND NOT o.processed)
-OR EXISTS (SELECT FROM sluicebox.redelivery r JOIN ` + partition + ` o ON o.id = r.id WHERE r.slot = ` + slot + `)
+OR EXISTS (SELECT FROM sluicebox.redelivery r JOIN sluicebox.stream s USING (slot) JOIN ` + partition + ` o ON o.id = r.id
+           WHERE s.slot = ` + slot + ` OR s.outbox = ` + quoteLiteral(l.schema+"."+l.table) + `) -- of another share, too
 OR EXISTS (SELECT FROM ` + partition + ` o WHERE (o.processed AND o.processed_at < ` + cutoff + `) IS NOT TRUE
            AND NOT EXISTS (SELECT FROM sluicebox.quarantine q WHERE q.slot = ` + slot + ` AND q.id = o.id AND q.dropped_at < ` + cutoff + `
                            AND NOT o.processed))`

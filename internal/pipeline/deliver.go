@@ -138,12 +138,18 @@ func (p *Pipeline) settle(ctx context.Context, b *batch.Batch) error {
 			return err
 		}
 		deleted, askErr := p.ledger.Unseen(ctx, b.IDs)
-		if askErr != nil || len(deleted) == 0 {
-			return cmp.Or(askErr, err)
+		if askErr != nil {
+			return askErr
 		}
-		p.log.Warn().Int64("batch", b.Seq).Int("rows", len(deleted)).
+		// An id that comes twice in the batch was given again after its row was deleted. It is marked, and counted, once.
+		all := len(b.IDs)
+		ids := slices.Compact(slices.Sorted(slices.Values(without(b.IDs, deleted))))
+		if len(ids) == all {
+			return err
+		}
+		p.log.Warn().Int64("batch", b.Seq).Int("rows", all-len(ids)).
 			Msg("events were deleted from the outbox before they could be marked; ClickHouse has them")
-		b.IDs = without(b.IDs, deleted)
+		b.IDs = ids
 		if err := p.ledger.Replan(ctx, b); err != nil {
 			return err
 		}

@@ -108,7 +108,13 @@ type postgres struct {
 	config replication.Config
 }
 
+// askTimeout bounds a question to Postgres. Before the session is watched, nothing else would end the wait for a connection that a firewall has
+// forgotten: the pool pings one that was idle, without a limit of its own.
+const askTimeout = 30 * time.Second
+
 func (p *postgres) Database(ctx context.Context) (database string, err error) {
+	ctx, cancel := context.WithTimeout(ctx, askTimeout)
+	defer cancel()
 	if err := p.pool.QueryRow(ctx, `SELECT current_database()`).Scan(&database); err != nil {
 		return "", fmt.Errorf("ask Postgres for the database: %w", err)
 	}
@@ -116,6 +122,8 @@ func (p *postgres) Database(ctx context.Context) (database string, err error) {
 }
 
 func (p *postgres) Identity(ctx context.Context) (system string, timeline int32, err error) {
+	ctx, cancel := context.WithTimeout(ctx, askTimeout)
+	defer cancel()
 	err = p.pool.QueryRow(ctx, `
 SELECT system_identifier::text, ('x' || left(pg_walfile_name(pg_current_wal_lsn()), 8))::bit(32)::int FROM pg_control_system()`).
 		Scan(&system, &timeline)
@@ -126,6 +134,8 @@ SELECT system_identifier::text, ('x' || left(pg_walfile_name(pg_current_wal_lsn(
 }
 
 func (p *postgres) Slot(ctx context.Context) (replication.SlotState, error) {
+	ctx, cancel := context.WithTimeout(ctx, askTimeout)
+	defer cancel()
 	return replication.Slot(ctx, p.pool, p.config.Slot)
 }
 

@@ -198,6 +198,10 @@ func (f *flow) launch(ctx, work context.Context) {
 func (f *flow) wroteOne() {
 	b := f.writing
 	f.writing, f.planning, f.hand.writing = nil, false, 0
+	select { // it was told before, and what is left there would keep the next batch from telling
+	case <-f.planned:
+	default:
+	}
 	if b.SealedBy != batch.ByRequest { // those are settled by now
 		f.written = append(f.written, b)
 		f.builder.Reuse(b)

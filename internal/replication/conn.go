@@ -37,6 +37,9 @@ type Config struct {
 	Share       share.Share // of the outbox, that the stream carries
 }
 
+// quotedSlot is the slot as the replication grammar takes every name: one that begins with a digit is none without quotes.
+func (c Config) quotedSlot() string { return pgx.Identifier{c.Slot}.Sanitize() }
+
 // GapError says that the stream no longer holds every row: only the table itself does.
 type GapError struct {
 	Kind   string // one word: see the table sluicebox.incident

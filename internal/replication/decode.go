@@ -16,6 +16,7 @@ type decoder struct {
 	schema, table string
 
 	relation uint32 // OID of the outbox in this stream; 0: not announced yet
+	renamed  uint32 // OID of what was the outbox in this stream, until it was renamed; 0: none was
 	layout   *decode.Layout
 	texts    [][]byte            // of the row that is decoded, one a column
 	seen     map[uint32]struct{} // OIDs of other tables in the publication
@@ -75,7 +76,7 @@ func (d *decoder) announce(m *pglogrepl.RelationMessage) error {
 	if m.Namespace != d.schema || m.RelationName != d.table {
 		d.seen[m.RelationID] = struct{}{}
 		if d.relation == m.RelationID { // renamed away
-			d.relation = 0
+			d.relation, d.renamed = 0, m.RelationID
 		}
 		return nil
 	}
@@ -88,6 +89,9 @@ func (d *decoder) announce(m *pglogrepl.RelationMessage) error {
 		return err
 	}
 	delete(d.seen, m.RelationID)
+	if d.renamed == m.RelationID {
+		d.renamed = 0
+	}
 	d.relation, d.layout, d.texts = m.RelationID, layout, make([][]byte, layout.Columns())
 	return nil
 }
@@ -98,6 +102,9 @@ func (d *decoder) insert(data []byte) (Event, bool, error) {
 	}
 	relation := binary.BigEndian.Uint32(data)
 	if relation != d.relation {
+		if relation == d.renamed { // it may have its name again by now, and then nothing else would tell of the row
+			return Event{}, false, &decode.TableError{Table: d.schema + "." + d.table, Problem: "a row was written while it had another name"}
+		}
 		if _, known := d.seen[relation]; known {
 			return Event{}, false, nil
 		}

@@ -22,15 +22,15 @@ func FindPublication(ctx context.Context, q Querier, config Config) (identity st
 	const query = `
 SELECT concat_ws(' ', p.oid, p.xmin, r.oid, r.xmin,
                  (SELECT string_agg(n.oid || ':' || n.xmin, ',' ORDER BY n.oid) FROM pg_publication_namespace n WHERE n.pnpubid = p.oid)),
-       coalesce(pg_get_expr(r.prqual, r.prrelid), ''), l.leaves
+       coalesce(pg_get_expr(r.prqual, r.prrelid), ''), l.leaves, coalesce(to_jsonb(p)->>'pubgencols', 'n') <> 'n'
 FROM pg_publication p
 LEFT JOIN pg_publication_rel r ON r.prpubid = p.oid AND r.prrelid = to_regclass($2)
 CROSS JOIN LATERAL (SELECT EXISTS (SELECT FROM pg_class WHERE oid = to_regclass($2) AND relkind = 'p') AND NOT p.pubviaroot) l (leaves)
 WHERE p.pubname = $1 AND p.pubinsert
   AND (l.leaves OR EXISTS (SELECT FROM pg_publication_tables t WHERE t.pubname = $1 AND t.schemaname = $3 AND t.tablename = $4))`
 	var filter string
-	var leaves bool
-	err = q.QueryRow(ctx, query, config.Publication, config.qualified(), config.Schema, config.Table).Scan(&identity, &filter, &leaves)
+	var leaves, generated bool
+	err = q.QueryRow(ctx, query, config.Publication, config.qualified(), config.Schema, config.Table).Scan(&identity, &filter, &leaves, &generated)
 	if errors.Is(err, pgx.ErrNoRows) {
 		return "", fmt.Errorf("publication %s, table %s.%s: %w", config.Publication, config.Schema, config.Table, ErrNoPublication)
 	}
@@ -40,6 +40,11 @@ WHERE p.pubname = $1 AND p.pubinsert
 	if leaves {
 		return "", fmt.Errorf("publication %s streams the partitions of %s.%s under their own names, and their rows would be passed over: "+
 			"ALTER PUBLICATION %s SET (publish_via_partition_root = true)",
+			config.Publication, config.Schema, config.Table, pgx.Identifier{config.Publication}.Sanitize())
+	}
+	if generated { // from PostgreSQL 18 on
+		return "", fmt.Errorf("publication %s has generated columns of %s.%s, which events that are read from the table lack: "+
+			"ALTER PUBLICATION %s SET (publish_generated_columns = none)",
 			config.Publication, config.Schema, config.Table, pgx.Identifier{config.Publication}.Sanitize())
 	}
 	if has, ok := share.OfFilter(filter); !ok || has != config.Share {

@@ -79,7 +79,7 @@ func DropSlot(ctx context.Context, config Config) error {
 		return err
 	}
 	defer closeConn(ctx, conn)
-	err = pglogrepl.DropReplicationSlot(ctx, conn.PgConn, config.Slot, pglogrepl.DropReplicationSlotOptions{})
+	err = pglogrepl.DropReplicationSlot(ctx, conn.PgConn, config.quotedSlot(), pglogrepl.DropReplicationSlotOptions{})
 	if err != nil && sqlState(err) != undefinedObject {
 		return fmt.Errorf("drop slot %s: %w", config.Slot, err)
 	}
@@ -105,7 +105,7 @@ func CreateSlot(ctx context.Context, config Config) (*NewSlot, error) {
 	if major, _, _ := strings.Cut(conn.ParameterStatus("server_version"), "."); major >= "17" { // all supported ones have two digits
 		options += `, FAILOVER` // standbys that synchronise slots have it, too
 	}
-	query := fmt.Sprintf(`CREATE_REPLICATION_SLOT %s LOGICAL pgoutput (%s)`, pgx.Identifier{config.Slot}.Sanitize(), options)
+	query := fmt.Sprintf(`CREATE_REPLICATION_SLOT %s LOGICAL pgoutput (%s)`, config.quotedSlot(), options)
 	created, err := pglogrepl.ParseCreateReplicationSlot(conn.Exec(ctx, query))
 	if err != nil {
 		closeConn(ctx, conn)

@@ -86,7 +86,7 @@ func Start(ctx context.Context, config Config, from, acked uint64) (*Stream, err
 	}
 	start, cancelStart := context.WithTimeout(ctx, ioTimeout)
 	defer cancelStart()
-	err = pglogrepl.StartReplication(start, conn.PgConn, config.Slot, pglogrepl.LSN(from), pglogrepl.StartReplicationOptions{
+	err = pglogrepl.StartReplication(start, conn.PgConn, config.quotedSlot(), pglogrepl.LSN(from), pglogrepl.StartReplicationOptions{
 		Mode:       pglogrepl.LogicalReplication,
 		PluginArgs: []string{"proto_version '1'", "publication_names " + quoteList(config.Publication)},
 	})
