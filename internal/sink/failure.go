@@ -107,7 +107,7 @@ func (d discreet) Error() string {
 	}
 	code := proto.Error(d.exception.Code)
 	if code != codeViolatedConstraint {
-		return fmt.Sprintf("%scode: %d, %s; the message, which may repeat values, is in ClickHouse's own log", sent, code, code)
+		return fmt.Sprintf("%scode: %d, %s; the message, which may repeat values, is in ClickHouse's own log", sent, code, code.String())
 	}
 	said, _, _ := strings.Cut(d.exception.Message, "Column values: ")
 	said, _, _ = strings.Cut(said, "'")
