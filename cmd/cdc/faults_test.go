@@ -381,11 +381,11 @@ func (p *proxy) accept(ctx context.Context, listener net.Listener) {
 				if p.loseReplies.Load() && sent.Load() > 8<<10 {
 					continue
 				}
+				sent.Store(0) // first: the client may answer at once
 				if _, err := client.Write(buffer[:n]); err != nil {
 					_ = server.Close()
 					return
 				}
-				sent.Store(0)
 			}
 		}()
 	}
