@@ -48,7 +48,11 @@ func Grant(ctx context.Context, conn *pgx.Conn, schema, outbox string) (done []s
 		if _, err := tx.Exec(ctx, `SELECT pg_advisory_xact_lock($1)`, advisoryLock); err != nil {
 			return fmt.Errorf("wait for another migration to end: %w", err)
 		}
-		for role, statements := range grants(pgx.Identifier{schema}.Sanitize(), pgx.Identifier{schema, outbox}.Sanitize()) {
+		var api bool // its tables are there: those of a database whose own service has users are not
+		if err := tx.QueryRow(ctx, `SELECT to_regclass('idempotency_key') IS NOT NULL`).Scan(&api); err != nil {
+			return fmt.Errorf("look for the tables of the API: %w", err)
+		}
+		for role, statements := range grants(pgx.Identifier{schema}.Sanitize(), pgx.Identifier{schema, outbox}.Sanitize(), api) {
 			var exists bool
 			if err := tx.QueryRow(ctx, `SELECT EXISTS (SELECT FROM pg_roles WHERE rolname = $1)`, role).Scan(&exists); err != nil {
 				return fmt.Errorf("look for role %s: %w", role, err)
@@ -57,30 +61,24 @@ func Grant(ctx context.Context, conn *pgx.Conn, schema, outbox string) (done []s
 				continue
 			}
 			for _, statement := range statements {
-				if ours, err := hasUsers(ctx, tx); err != nil {
-					return err
-				} else if !ours && ofUsers(statement) {
-					continue
-				}
 				if _, err := tx.Exec(ctx, statement); err != nil {
 					return fmt.Errorf("%s: %w", statement, err)
 				}
-				done = append(done, statement)
 			}
+			done = append(done, statements...)
 		}
 		return nil
 	})
 	return done, err
 }
 
-// grants are the rights of each role. Deleting from the outbox, which CDC_RETENTION needs, is not among them.
-func grants(schema, outbox string) map[string][]string {
-	return map[string][]string{
+// grants are the rights of each role, those on the tables of the API if they are there. Deleting from the outbox, which CDC_RETENTION needs,
+// is not among them.
+func grants(schema, outbox string, api bool) map[string][]string {
+	all := map[string][]string{
 		APIRole: {
 			"GRANT USAGE ON SCHEMA " + schema + " TO " + APIRole,
 			"GRANT INSERT ON " + outbox + " TO " + APIRole,
-			"GRANT SELECT, INSERT ON users TO " + APIRole,
-			"GRANT SELECT, INSERT, UPDATE, DELETE ON idempotency_key TO " + APIRole,
 		},
 		DaemonRole: {
 			"GRANT USAGE ON SCHEMA " + schema + " TO " + DaemonRole,
@@ -89,16 +87,9 @@ func grants(schema, outbox string) map[string][]string {
 			"GRANT SELECT, INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA sluicebox TO " + DaemonRole,
 		},
 	}
-}
-
-// hasUsers says whether table users is that of cmd/api, which has idempotency_key beside it. A service may have one of its own.
-func hasUsers(ctx context.Context, tx pgx.Tx) (has bool, err error) {
-	if err := tx.QueryRow(ctx, `SELECT to_regclass('idempotency_key') IS NOT NULL`).Scan(&has); err != nil {
-		return false, fmt.Errorf("look for the tables of the API: %w", err)
+	if api {
+		all[APIRole] = append(all[APIRole], "GRANT SELECT, INSERT ON users TO "+APIRole,
+			"GRANT SELECT, INSERT, UPDATE, DELETE ON idempotency_key TO "+APIRole)
 	}
-	return has, nil
-}
-
-func ofUsers(statement string) bool {
-	return strings.Contains(statement, " ON users ") || strings.Contains(statement, " ON idempotency_key ")
+	return all
 }

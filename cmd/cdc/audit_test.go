@@ -303,12 +303,7 @@ func TestAuditOfANewSlot(t *testing.T) {
 	next := lineOn(t, old.db)
 	next.start(t)
 	next.write(t, 10, 10)
-	eventually(t, func() string {
-		if n := next.count(t, `SELECT count(*) FROM event_outbox WHERE NOT processed`); n > 0 {
-			return fmt.Sprintf("%d rows are not processed", n)
-		}
-		return ""
-	})
+	next.noneWaits(t)
 	next.wantAudit(t, 0, "same")
 	next.execClickHouse(t, `DELETE FROM event_log WHERE id = 7`)
 	if report := next.wantAudit(t, 6, "differs"); report.Differences[audit.Missing].Count != 1 {
@@ -332,13 +327,7 @@ func TestAuditWithoutRightOnIncidents(t *testing.T) {
 	l.write(t, 100, 100)
 	l.allMarked(t)
 	l.execClickHouse(t, `DELETE FROM event_log WHERE id = 7`)
-	role := strings.Replace(l.slot, "slot", "audit", 1)
-	l.exec(t, `CREATE ROLE `+role+` LOGIN PASSWORD 'audit-password'`)
-	t.Cleanup(func() {
-		if _, err := l.pg.Exec(context.Background(), `DROP OWNED BY `+role+`; DROP ROLE `+role); err != nil { //nolint:usetesting // cleaning up
-			t.Error(err)
-		}
-	})
+	role := l.createRole(t, "audit", `LOGIN PASSWORD 'audit-password'`)
 	for _, grant := range []string{
 		`SELECT ON event_outbox`, `USAGE ON SCHEMA sluicebox`, `SELECT ON ALL TABLES IN SCHEMA sluicebox`, `INSERT, UPDATE ON sluicebox.audit`,
 		`INSERT ON sluicebox.redelivery`,

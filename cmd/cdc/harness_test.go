@@ -340,13 +340,19 @@ func eventually(t *testing.T, check func() string) {
 // allMarked waits until no row is unprocessed, and then holds both sides against each other.
 func (l *line) allMarked(t *testing.T) {
 	t.Helper()
+	l.noneWaits(t)
+	l.same(t)
+}
+
+// noneWaits waits until no row is unprocessed.
+func (l *line) noneWaits(t *testing.T) {
+	t.Helper()
 	eventually(t, func() string {
 		if n := l.count(t, `SELECT count(*) FROM event_outbox WHERE NOT processed`); n > 0 {
 			return fmt.Sprintf("%d rows are not processed", n)
 		}
 		return ""
 	})
-	l.same(t)
 }
 
 // event is what must be the same on both sides.

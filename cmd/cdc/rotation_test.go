@@ -47,8 +47,14 @@ func (s *secret) change(t *testing.T, password string) {
 // role makes a role with the rights of the daemon, its replication and the API, and returns its name.
 func (l *line) role(t *testing.T, kind, password string) string {
 	t.Helper()
+	return l.createRole(t, kind, `LOGIN REPLICATION PASSWORD '`+password+`' IN ROLE sluicebox_daemon, sluicebox_api`)
+}
+
+// createRole makes a role, for as long as the test lasts, and returns its name.
+func (l *line) createRole(t *testing.T, kind, options string) string {
+	t.Helper()
 	name := strings.Replace(l.slot, "slot", kind, 1)
-	l.exec(t, `CREATE ROLE `+name+` LOGIN REPLICATION PASSWORD '`+password+`' IN ROLE sluicebox_daemon, sluicebox_api`)
+	l.exec(t, `CREATE ROLE `+name+` `+options)
 	t.Cleanup(func() {
 		if _, err := l.pg.Exec(context.Background(), `DROP OWNED BY `+name+`; DROP ROLE `+name); err != nil { //nolint:usetesting // cleaning up
 			t.Error(err)

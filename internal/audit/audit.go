@@ -49,13 +49,12 @@ type Audit struct {
 	pg     *postgres
 	ch     *clickHouse
 
-	report   *Report
-	cut      time.Time // what ClickHouse took before it may have been removed from Postgres; zero: nothing was
-	days     map[int32]*Day
-	runs     []run
-	missing  []missing // what Repair can ask for, at most maxRepair
-	waiting  uint64    // unprocessed rows, whatever the reason
-	repaired bool      // what is looked at now was missing before
+	report  *Report
+	cut     time.Time // what ClickHouse took before it may have been removed from Postgres; zero: nothing was
+	days    map[int32]*Day
+	runs    []run
+	missing []missing // what Repair can ask for, at most maxRepair
+	waiting uint64    // unprocessed rows, whatever the reason
 }
 
 const (

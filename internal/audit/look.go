@@ -66,7 +66,7 @@ func (a *Audit) look(ctx context.Context, ids []int64, final bool) (again []int6
 				again = append(again, id)
 				continue
 			}
-			if a.repaired && f.kind == fine && rows[id].rows > 0 {
+			if a.report.Repair != nil && f.kind == fine && rows[id].rows > 0 { // it was missing before
 				day := a.day(after[id].day)
 				day.ClickHouse += rows[id].rows
 				day.sumClickHouse += rows[id].hash

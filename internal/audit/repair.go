@@ -51,7 +51,6 @@ func (a *Audit) Repair(ctx context.Context, wait time.Duration) error {
 		return err
 	}
 	a.forget(asked)
-	a.repaired = true
 	again, err := a.look(ctx, idsOf(asked), false)
 	if err != nil {
 		return err

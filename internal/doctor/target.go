@@ -59,8 +59,7 @@ func (l *look) targetName() (database, table string) {
 // targetSQL is the table as SQL writes it.
 func (l *look) targetSQL() string {
 	database, table := l.targetName()
-	escape := strings.NewReplacer(`\`, `\\`, "`", "\\`")
-	return "`" + escape.Replace(database) + "`.`" + escape.Replace(table) + "`"
+	return name(database) + "." + name(table)
 }
 
 func findTarget(ctx context.Context, l *look) Finding {
@@ -166,7 +165,7 @@ func targetTypes(_ context.Context, l *look) Finding {
 		if !slices.Contains(want.types, bare) {
 			mend := "ALTER TABLE " + l.targetSQL() + " MODIFY COLUMN " + want.column + " " + want.types[0]
 			if strings.Contains(l.target.sortingKey, want.column) { // ClickHouse changes no type in the key
-				mend = "create a table as migrations/clickhouse defines it, fill it by INSERT INTO … SELECT while no daemon runs, and EXCHANGE TABLES"
+				mend = sink.NewTable
 			}
 			return warn(want.types[0], mend, "column %s is %s, which can't be filled, or does not hold every value of the outbox as it is", want.column, has)
 		}

@@ -93,11 +93,7 @@ func TestIncidents(t *testing.T) {
 	} {
 		t.Run(kind+" while streaming is noticed, healed and recorded", func(t *testing.T) {
 			t.Parallel()
-			r := newRig(t)
-			r.run()
-			r.streaming(t)
-			r.write(t)
-			r.everything(t)
+			r := delivering(t)
 			lose(t, r)
 			r.healed(t, kind)
 		})
@@ -225,11 +221,7 @@ func TestSchemaChanges(t *testing.T) {
 	} {
 		t.Run(name+" is passed by", func(t *testing.T) {
 			t.Parallel()
-			r := newRig(t)
-			r.run()
-			r.streaming(t)
-			r.write(t)
-			r.everything(t)
+			r := delivering(t)
 			r.exec(t, sql)
 			r.write(t)
 			r.wait(t, `SELECT count(*) >= 100 AND bool_and(processed) FROM event_outbox`)

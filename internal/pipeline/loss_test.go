@@ -35,6 +35,17 @@ func (r *rig) everything(t *testing.T) {
 	}
 }
 
+// delivering is a rig whose daemon streams, and has delivered some events.
+func delivering(t *testing.T) *rig {
+	t.Helper()
+	r := newRig(t)
+	r.run()
+	r.streaming(t)
+	r.write(t)
+	r.everything(t)
+	return r
+}
+
 // streaming waits until the slot is complete.
 func (r *rig) streaming(t *testing.T) {
 	t.Helper()

@@ -156,11 +156,7 @@ func TestForgottenConnection(t *testing.T) {
 // TestRenamedForAMoment has a row written while the outbox has another name, for less than the time between two looks.
 func TestRenamedForAMoment(t *testing.T) {
 	t.Parallel()
-	r := newRig(t)
-	r.run()
-	r.streaming(t)
-	r.write(t)
-	r.everything(t)
+	r := delivering(t)
 	r.exec(t, `ALTER TABLE event_outbox RENAME TO aside;
 		INSERT INTO aside (event_type, environment, event_context) VALUES ('meanwhile', 'test', '{}');
 		ALTER TABLE aside RENAME TO event_outbox`)

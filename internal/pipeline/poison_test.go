@@ -312,11 +312,7 @@ func TestRedelivery(t *testing.T) {
 	})
 	t.Run("of what ClickHouse has lost brings it back, and doubles nothing of the rest", func(t *testing.T) {
 		t.Parallel()
-		r := newRig(t)
-		r.run()
-		r.streaming(t)
-		r.write(t)
-		r.everything(t)
+		r := delivering(t)
 		if err := r.ch.Exec(t.Context(), `DELETE FROM event_log WHERE id % 3 = 0 SETTINGS lightweight_deletes_sync = 2`); err != nil {
 			t.Fatal(err)
 		}
@@ -336,11 +332,7 @@ func TestRedelivery(t *testing.T) {
 	})
 	t.Run("that is killed in the middle is finished by the next daemon, and the stream goes on from where it was", func(t *testing.T) {
 		t.Parallel()
-		r := newRig(t)
-		r.run()
-		r.streaming(t)
-		r.write(t)
-		r.everything(t)
+		r := delivering(t)
 		if err := r.ch.Exec(t.Context(), `TRUNCATE TABLE event_log`); err != nil {
 			t.Fatal(err)
 		}

@@ -70,6 +70,9 @@ const (
 	NoDeadline     WeaknessKind = "deadline"
 )
 
+// NewTable is what mends a table whose keys or types are not as they must be: ClickHouse changes none of them in place.
+const NewTable = "create a table as migrations/clickhouse defines it, fill it by INSERT INTO … SELECT while no daemon runs, and EXCHANGE TABLES"
+
 // Weaknesses lists what weakens the promise.
 func (t *Target) Weaknesses() (all []Weakness) {
 	if t.Window == 0 {
@@ -82,14 +85,14 @@ func (t *Target) Weaknesses() (all []Weakness) {
 		all = append(all, Weakness{
 			OtherPartition, "the target table is partitioned by " + t.Partition + " and not by " + partitionKey +
 				", so one batch may become several parts, which are not written all or none",
-			"create a table as migrations/clickhouse defines it, fill it by INSERT INTO … SELECT while no daemon runs, and EXCHANGE TABLES",
+			NewTable,
 		})
 	}
 	if t.Partition == partitionKey && !slices.Contains([]string{"UTC", "Etc/UTC", "Etc/UCT", "UCT", "Zulu", "Universal", "GMT", "Etc/GMT"}, t.zone) {
 		all = append(all, Weakness{
 			OtherPartition, "the target table is partitioned by months of the zone " + t.zone + ", not of UTC, so a batch may become several parts, which are " +
 				"not written all or none",
-			"create a table as migrations/clickhouse defines it, fill it by INSERT INTO … SELECT while no daemon runs, and EXCHANGE TABLES",
+			NewTable,
 		})
 	}
 	if !t.HasDeadline {
